@@ -1,17 +1,7 @@
 # /// script
 # requires-python = ">=3.11,<3.14"
-# dependencies = [
-#     "filelock==4.2.11",
-#     "gymnasium[box2d,mujoco]==1.4.0",
-#     "matplotlib==3.11.2",
-#     "moviepy==2.2.1",
-#     "numpy==2.4.6",
-#     "pandas==3.1.1",
-#     "tensorboard==2.21.0",
-#     "torch==2.13.0",
-#     "tqdm==4.70.1",
-#     "tyro==1.0.16",
-# ]
+# dependencies = ["filelock==4.2.11", "gymnasium[box2d,mujoco]==1.4.0", "matplotlib==3.11.2", "moviepy==2.2.1",
+#     "numpy==2.4.6", "pandas==3.1.1", "tensorboard==2.21.0", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.16"]
 # ///
 """DDPG, deep deterministic policy gradient, in one file (Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971).
 
@@ -39,15 +29,13 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 import filelock
 import gymnasium as gym
@@ -64,8 +52,6 @@ from tqdm import tqdm
 
 @dataclass
 class Args:
-    """Hyperparameters ("paper": Section 7 of Lillicrap et al. 2015), then the run, then bookkeeping."""
-
     total_timesteps: int = 120_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
@@ -90,24 +76,19 @@ class Args:
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # cpu is the fastest for networks of this size
     num_threads: int = 1  # torch's threads on the CPU
 
-    runs_dir: Path = Path("runs")  # folder of all runs
+    runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
     checkpoint_every: int = 10_000  # steps between checkpoints, each written at the next end of an episode
     capture_video: bool = False  # record the first episode of each evaluation as mp4
     track: bool = False  # log to Weights & Biases, too
-    resume: Path | None = None  # go on with this run directory exactly, by its args.json; may take --total-timesteps
-    evaluate: Path | None = None  # instead of training, play this best.pt or last.pt without noise
+    resume: str | None = None  # go on with this run directory exactly, by its args.json; may take --total-timesteps
+    evaluate: str | None = None  # instead of training, play this best.pt or last.pt without noise
     render: bool = False  # with --evaluate: show it in a window
 
 
 # ------------------------------------------------------------------------------------------------ exploration noise
-
-
 class OrnsteinUhlenbeckNoise:
-    """Temporally correlated exploration: dx = −θ x dt + σ dW (Section 7 of the paper), by Euler's method.
-
-    With θ dt = 1 nothing is remembered: independent Gaussian noise of standard deviation σ √dt.
-    """
+    """Temporally correlated exploration: dx = −θ x dt + σ dW (Section 7 of the paper), by Euler's method."""
 
     def __init__(self, size: int, sigma: float, theta: float, dt: float, rng: np.random.Generator) -> None:
         self.size, self.sigma, self.theta, self.dt, self.rng = size, sigma, theta, dt, rng
@@ -125,8 +106,6 @@ class OrnsteinUhlenbeckNoise:
 
 
 # ---------------------------------------------------------------------------------------------------- replay memory
-
-
 class ReplayMemory:
     """The last `capacity` transitions, one row each: s, a, r, terminated, s'. Memory is touched only as it fills."""
 
@@ -139,11 +118,8 @@ class ReplayMemory:
     def __len__(self) -> int:
         return min(self.added, len(self.rows))
 
-    def add(
-        self, observation: np.ndarray, action: np.ndarray, reward: float, terminated: bool, next_observation
-    ) -> None:
-        row = self.rows[self.added % len(self.rows)]
-        np.concatenate((observation, action, (reward, terminated), next_observation), out=row, casting="same_kind")
+    def add(self, s: np.ndarray, a: np.ndarray, r: float, terminated: bool, next_s: np.ndarray) -> None:
+        self.rows[self.added % len(self.rows)] = np.concatenate((s, a, (r, terminated), next_s))
         self.added += 1
 
     def sample(self, batch_size: int) -> list[np.ndarray]:
@@ -151,26 +127,14 @@ class ReplayMemory:
         rows = self.rows[self.rng.integers(len(self), size=batch_size)]  # one gather
         return np.split(rows, self.columns, axis=1)
 
-    def state_dict(self) -> dict:
-        return {"rows": torch.from_numpy(self.rows[: len(self)]), "added": self.added}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.rows[: len(state["rows"])], self.added = state["rows"].numpy(), state["added"]
-
 
 # ------------------------------------------------------------------------------------------------- actor and critic
-
-
-def uniform(layer: nn.Linear, bound: float) -> nn.Linear:
-    """Draws weights and biases of a layer from U(−bound, bound)."""
+def linear(inputs: int, units: int, bound: float, bias: bool = True) -> nn.Linear:
+    """A layer whose weights and biases start at U(−bound, bound): 1/√fan-in, but 3e-3 for the last (Section 7)."""
+    layer = nn.Linear(inputs, units, bias)
     for parameter in layer.parameters():
         nn.init.uniform_(parameter, -bound, bound)
     return layer
-
-
-def hidden(inputs: int, units: int, bias: bool, fan_in: int | None = None) -> nn.Linear:
-    """A hidden layer, from U(−1/√f, 1/√f). f is the fan-in; torch stores weights as (units, inputs), so not size(0)."""
-    return uniform(nn.Linear(inputs, units, bias), 1 / math.sqrt(fan_in or inputs))
 
 
 def normalisation(norm: str, units: int, acts: bool = False) -> nn.Module:
@@ -192,11 +156,11 @@ class Actor(nn.Module):
         super().__init__()
         units_1, units_2 = args.hidden_sizes
         bias = args.norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
-        self.layer_1 = hidden(observation_size, units_1, bias)
+        self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1, acts)
-        self.layer_2 = hidden(units_1, units_2, bias)
+        self.layer_2 = linear(units_1, units_2, units_1**-0.5, bias)
         self.norm_2 = normalisation(args.norm, units_2, acts)
-        self.output = uniform(nn.Linear(units_2, action_size), 3e-3)
+        self.output = linear(units_2, action_size, 3e-3)
 
     def forward(self, s: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.norm_1(self.layer_1(s)))  # (N, 400)
@@ -210,15 +174,15 @@ class Critic(nn.Module):
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        self.layer_1 = hidden(observation_size, units_1, bias=args.norm != "batch")
+        bias = args.norm != "batch"
+        self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1)
-        # The second layer's matrix in two parts, for the state path and for the action: the state path can be
-        # normalised before the action enters, and ∇ₐQ needs no product with the large part. The fan-in is their sum.
-        fan_in = units_1 + action_size
-        self.layer_2 = hidden(units_1, units_2, args.norm != "batch", fan_in)
+        # The second layer's matrix in two parts, so that the state's can be normalised before the action enters
+        bound = (units_1 + action_size) ** -0.5
+        self.layer_2 = linear(units_1, units_2, bound, bias)
         self.norm_2 = normalisation(args.norm, units_2)
-        self.layer_2_action = hidden(action_size, units_2, args.norm == "batch", fan_in)
-        self.output = uniform(nn.Linear(units_2, 1), 3e-3)
+        self.layer_2_action = linear(action_size, units_2, bound, not bias)
+        self.output = linear(units_2, 1, 3e-3)
 
     def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.norm_1(self.layer_1(s)))  # (N, 400)
@@ -227,22 +191,21 @@ class Critic(nn.Module):
 
 
 # ------------------------------------------------------------------------------------------------------- the update
-
-
-class DDPG:
+class DDPG(nn.Module):
     """Actor, critic, their targets and optimisers: Algorithm 1 without the environment."""
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
+        super().__init__()
         self.gamma, self.tau, self.device = args.gamma, args.tau, torch.device(args.device)
-        self.actor = Actor(observation_size, action_size, args, acts=True).to(self.device)
-        self.critic = Critic(observation_size, action_size, args).to(self.device)
-        self.target_actor = Actor(observation_size, action_size, args).to(self.device).requires_grad_(False)
-        self.target_critic = Critic(observation_size, action_size, args).to(self.device).requires_grad_(False)
+        self.actor = Actor(observation_size, action_size, args, acts=True)
+        self.critic = Critic(observation_size, action_size, args)
+        self.target_actor = Actor(observation_size, action_size, args).requires_grad_(False)
+        self.target_critic = Critic(observation_size, action_size, args).requires_grad_(False)
         self.update_targets(tau=1.0)  # the targets start as copies
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), args.actor_learning_rate, fused=True)
-        self.critic_optimizer = torch.optim.Adam(
-            self.critic.parameters(), args.critic_learning_rate, weight_decay=args.weight_decay, fused=True
-        )
+        self.to(self.device)
+        rates, decay = (args.actor_learning_rate, args.critic_learning_rate), args.weight_decay
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), rates[0], fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), rates[1], weight_decay=decay, fused=True)
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
@@ -252,7 +215,7 @@ class DDPG:
         self.actor.train()
         return action
 
-    def update(self, batch: list[np.ndarray], read: bool = False) -> dict[str, float] | None:
+    def update(self, batch: list[np.ndarray], read: bool = False) -> dict[str, float]:
         """Learns from a minibatch as Algorithm 1 does. `read`: also return what to log (it makes the device wait)."""
         s, a, r, terminated, next_s = (torch.from_numpy(x).to(self.device) for x in batch)
 
@@ -275,10 +238,10 @@ class DDPG:
 
         self.update_targets(self.tau)
         if not read:
-            return None
-        saturation = (mu.abs() > 0.99).float().mean()  # share of actions at the edge of the box, where tanh is flat
-        logged = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q.mean(), "saturation": saturation}
-        return {name: value.item() for name, value in logged.items()}
+            return {}
+        saturated = (mu.abs() > 0.99).float()  # at the edge of the box, where tanh is flat
+        values = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "saturation": saturated}
+        return {name: value.mean().item() for name, value in values.items()}
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
@@ -286,33 +249,29 @@ class DDPG:
         torch._foreach_lerp_(list(self.target_critic.parameters()), list(self.critic.parameters()), tau)
         torch._foreach_lerp_(list(self.target_actor.parameters()), list(self.actor.parameters()), tau)
 
-    def state_dict(self) -> dict:
-        """Everything that an exact continuation needs."""
-        parts = ("actor", "critic", "target_actor", "target_critic", "actor_optimizer", "critic_optimizer")
-        return {part: getattr(self, part).state_dict() for part in parts}
+    def state(self) -> dict:
+        """All that an exact continuation needs; set_state() takes it up."""
+        optimizers = [self.actor_optimizer.state_dict(), self.critic_optimizer.state_dict()]
+        return {"networks": self.state_dict(), "optimizers": optimizers}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Takes what state_dict() gave; KeyError, ValueError or RuntimeError if it is of other networks."""
-        for part, content in state.items():
-            getattr(self, part).load_state_dict(content)
-
-    def is_finite(self) -> bool:
-        return all(bool(p.isfinite().all()) for net in (self.actor, self.critic) for p in net.parameters())
+    def set_state(self, state: dict) -> None:
+        self.load_state_dict(state["networks"])
+        self.actor_optimizer.load_state_dict(state["optimizers"][0])
+        self.critic_optimizer.load_state_dict(state["optimizers"][1])
 
 
 # ----------------------------------------------------------------------------------------------------- the training
-
-
 def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` looks after all else."""
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
+    args.env_id = current_env_id(args.env_id)
     env = make_env(args.env_id)
     observation_size, action_size = env.observation_space.shape[0], env.action_space.shape[0]
     agent = DDPG(observation_size, action_size, args)
     replay = ReplayMemory(args.buffer_size, observation_size, action_size, rng)
-    theta, dt = (args.ou_theta, args.ou_dt) if args.noise == "ou" else (1.0, 1.0)
+    theta, dt = (args.ou_theta, args.ou_dt) if args.noise == "ou" else (1.0, 1.0)  # θ dt = 1 has no memory: Gaussian
     noise = OrnsteinUhlenbeckNoise(action_size, args.noise_sigma, theta, dt, rng)
 
     with Run(args, agent, replay, rng, env) as run:
@@ -333,50 +292,28 @@ def train(args: Args) -> None:
             observation = next_observation
 
             # Learn
-            values = None
+            values = {}
             if step > args.learning_starts:
                 values = agent.update(replay.sample(args.batch_size), read=step % LOG_EVERY == 0)
 
             # Log, evaluate, save
             run.after_step(reward, values, noise_scale)
             if terminated or truncated:
-                run.after_episode()
-                if run.checkpoint_is_due():
-                    env = run.checkpoint()
+                env = run.after_episode()
                 observation, _ = env.reset()
                 noise.restart()
 
 
 # -------------------------------------------------------------------------------------------------- the environment
-
-
 class RunError(Exception):
     """What is wrong and what to do, for the person at the keyboard: main() prints it in one line and exits with 2."""
 
 
-class UnitBox(gym.Wrapper):
-    """Actions in [-1, 1] for any bounded Box, float32 observations, and nothing infinite or NaN in or out."""
-
-    def __init__(self, env: gym.Env) -> None:
-        super().__init__(env)
-        self.low, self.high = env.action_space.low, env.action_space.high
-        self.action_space = gym.spaces.Box(-1.0, 1.0, self.low.shape)
-
-    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
-        observation, info = self.env.reset(**kwargs)
-        return self.finite(observation, "the environment's first observation"), info
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.finite(action, "the actor's output (the training has diverged: try lower learning rates)")
-        scaled = (self.low * (1 - action) + self.high * (1 + action)) / 2  # exact at both ends
-        observation, reward, terminated, truncated, info = self.env.step(np.clip(scaled, self.low, self.high))
-        self.finite(reward, "the environment's reward")
-        return self.finite(observation, "the environment's observation"), float(reward), terminated, truncated, info
-
-    def finite(self, value: np.ndarray | float, name: str) -> np.ndarray:
-        if not np.isfinite(value).all():
-            raise RunError(f"{name} is not finite: {value}")
-        return np.asarray(value, np.float32)
+def finite(value: np.ndarray | float, name: str) -> np.ndarray:
+    """The value as float32; RunError if any of it is NaN or infinite."""
+    if not np.isfinite(value).all():
+        raise RunError(f"{name} is not finite: {value}")
+    return np.asarray(value, np.float32)
 
 
 def current_env_id(env_id: str) -> str:
@@ -384,20 +321,14 @@ def current_env_id(env_id: str) -> str:
     try:
         gym.make(env_id).close()
     except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3 are registered, but gone
-        name, _, number = env_id.rpartition("-v")
-        versions = [spec.version for key, spec in gym.registry.items() if key.startswith(f"{name.split(':')[-1]}-v")]
-        if max(versions, default=0) <= int(number):
-            raise  # this is the newest: something that it needs is missing
-        print(f"{env_id} is retired: running the current version, {name}-v{max(versions)}")
-        return f"{name}-v{max(versions)}"
+        retired, name = env_id, env_id.rpartition("-v")[0]
+        env_id = f"{name}-v{gym.make(name).spec.version}"  # without a version, gymnasium makes the newest
+        print(f"{retired} is retired: running the current version, {env_id}")
     return env_id
 
 
 def make_env(env_id: str, render_mode: str | None = None, video: Path | None = None) -> gym.Env:
-    """Makes an environment with actions (A,) in [-1, 1] and observations (S,); RunError if it is of another kind.
-
-    With `video`, the first episode is recorded as an mp4 whose path begins so.
-    """
+    """Makes an environment with actions (A,) in [-1, 1] and observations (S,), both float32; RunError if unsuitable."""
     env = gym.make(env_id, render_mode="rgb_array" if video else render_mode)
     actions, observations = env.action_space, env.observation_space
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or not actions.is_bounded():
@@ -408,25 +339,35 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | None = N
         raise RunError(f"{env_id} has no render mode {env.render_mode}: leave out --render and --capture-video")
     if video:
         env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
-    return UnitBox(env)
+
+    def scale(action: np.ndarray) -> np.ndarray:
+        action = finite(action, "the actor's output (try lower learning rates)")
+        scaled = (actions.low * (1 - action) + actions.high * (1 + action)) / 2  # exact at both ends
+        return np.clip(scaled, actions.low, actions.high)
+
+    env = gym.wrappers.TransformAction(env, scale, gym.spaces.Box(-1.0, 1.0, actions.shape))
+    env = gym.wrappers.TransformObservation(env, lambda x: finite(x, "the environment's observation"), None)
+    return gym.wrappers.TransformReward(env, lambda x: float(finite(x, "the environment's reward")))
 
 
 def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int) -> list[float]:
     """Plays without noise from the start states seed, seed + 1, …, then closes env. Gives every episode's return."""
-    returns = []
+    returns = [0.0] * episodes
     for episode in range(episodes):
-        observation, _ = env.reset(seed=seed + episode)
-        returns.append(0.0)
-        over = False
+        (observation, _), over = env.reset(seed=seed + episode), False
         while not over:
             observation, reward, terminated, truncated, _ = env.step(policy(observation))
-            returns[-1] += reward
+            returns[episode] += reward
             over = terminated or truncated
     env.close()
     return returns
 
 
-# ------------------------------------------------------------------------------------------------------------ files
+# ---------------------------------------------------------------------------------------------------------- the run
+SCRIPT = Path(__file__).stem
+LOG_EVERY = 100  # steps between two readings of the update's values, each of which makes the device wait
+EVALUATION_SEED = 1_000_000  # added to --seed: start states that training does not begin with
+REMEMBERED = ("step", "episode", "seconds", "returns", "solved", "best", "latest")  # of a Run, by its checkpoints
 
 
 @contextmanager
@@ -440,30 +381,20 @@ def explaining(trouble: str) -> Iterator[None]:
         raise RunError(f"{trouble}: {str(error)[:150]}") from error
 
 
-def write(path: Path, data: bytes) -> None:
-    """Writes a file atomically: after a crash, or on a full disk, the old one is still whole."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with open(new, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
-
-
 def save(path: Path, content: dict) -> None:
-    """Saves tensors, numbers, strings, and containers of these."""
-    data = BytesIO()
-    torch.save({"script": SCRIPT, **content}, data)
-    write(path, data.getbuffer())
+    """Writes a .json, or a .pt of tensors, numbers, strings and containers; atomically, so that no crash halves it."""
+    content, data = {"script": SCRIPT, **content}, BytesIO()
+    data.write(json.dumps(content, indent=2).encode()) if path.suffix == ".json" else torch.save(content, data)
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(data.getbuffer())
+    os.replace(new, path)
 
 
 def load(path: Path) -> dict:
     """What save() wrote. weights_only: code in a hostile file does not run."""
-    with explaining(f"{path} is damaged or no checkpoint"):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+    with explaining(f"{path} is damaged or foreign"):
+        is_json = path.suffix == ".json"
+        content = json.loads(path.read_text()) if is_json else torch.load(path, map_location="cpu", weights_only=True)
         if content["script"] != SCRIPT:
             raise RunError(f"{path} was written by {content['script']}.py: use that script")
         return content
@@ -475,24 +406,11 @@ def load_policy(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Args]:
     with explaining(f"{path} holds no policy; give a best.pt or last.pt"):
         args = Args(**{**content["args"], "device": "cpu"})
         agent = DDPG(*content["sizes"], args)
-        agent.actor.load_state_dict(content["actor"])
+        agent.set_state(content["agent"])
         return agent.act, args
 
 
-def plain(args: Args) -> dict:
-    """The arguments as JSON and checkpoints hold them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(args).items()}
-
-
-# ---------------------------------------------------------------------------------------------------------- the run
-
-SCRIPT = Path(__file__).stem
-LOG_EVERY = 100  # steps between two readings of the update's values, each of which makes the device wait
-EVALUATION_SEED = 1_000_000  # added to --seed: start states that training does not begin with
-REMEMBERED = ("step", "episode", "seconds", "returns", "solved", "best", "latest")  # of a Run, by its checkpoints
-
-
-class Run:
+class Run(AbstractContextManager):
     """A run's directory and all that goes into it: logs, evaluations, checkpoints, plots."""
 
     def __init__(self, args: Args, agent: DDPG, replay: ReplayMemory, rng: np.random.Generator, env: gym.Env) -> None:
@@ -501,11 +419,10 @@ class Run:
         self.step = self.episode = self.checkpointed = self.length = 0
         self.seconds = self.plotted = self.printed = self.episodic_return = 0.0
         self.returns, self.solved, self.best, self.latest = [], {}, None, None  # 100 episodes; steps; two evaluations
-        self.threshold = (
-            math.inf if env.unwrapped.spec.reward_threshold is None else env.unwrapped.spec.reward_threshold
-        )
+        threshold = env.unwrapped.spec.reward_threshold
+        self.threshold = math.inf if threshold is None else threshold
         name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.path = args.resume or args.runs_dir / re.sub(r"[^\w.-]", "-", name)  # a name that Windows, too, accepts
+        self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w.-]", "-", name)))  # a name for Windows, too
         try:
             self.path.mkdir(parents=True, exist_ok=args.resume is not None)
             self.lock = filelock.FileLock(self.path / ".lock")
@@ -514,62 +431,84 @@ class Run:
             raise RunError(f"{self.path} exists: choose another --run-name, or continue it with --resume") from None
         except filelock.Timeout:
             raise RunError(f"{self.path} is in use: another process writes to it") from None
-        versions = {name: version(name) for name in ("gymnasium", "numpy", "torch")}
-        self.write_json("args.json", {"script": SCRIPT, "args": plain(args), "python": sys.version, **versions})
-        log_sizes = self.restore() if (self.path / "checkpoint.pt").exists() else {}
+        path, log_sizes = self.path / "checkpoint.pt", {}
+        if path.exists():
+            state = load(path)
+            with explaining(f"{path} does not fit args.json"):
+                agent.set_state(state["agent"])
+                replay.rows[: len(state["rows"])], replay.added = state["rows"], state["added"]
+                rng.bit_generator.state, env.unwrapped.np_random.bit_generator.state = state["rng"], state["env_rng"]
+                vars(self).update(state["run"], checkpointed=state["run"]["step"])
+                log_sizes = state["log_sizes"]
+        versions = {"python": sys.version, **{name: version(name) for name in ("gymnasium", "numpy", "torch")}}
+        save(self.path / "args.json", {"args": asdict(args), "versions": versions})
         for log in self.logs():  # what came after the checkpoint will be logged again
             os.truncate(log, log_sizes[log.name]) if log.name in log_sizes else log.unlink()
-        self.events = tensorboard.summary.Writer(str(self.path))
-        self.wandb = None
+        self.events, self.wandb = tensorboard.summary.Writer(str(self.path)), None
         if args.track:
             import wandb
 
             with explaining("W&B does not start (WANDB_MODE=offline needs no account)"):
-                self.wandb = wandb.init(id=self.path.name, config=plain(args), dir=self.path, resume="allow")
-        quiet = not sys.stderr.isatty()
-        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit=" steps", disable=quiet)
+                self.wandb = wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
         self.began = time.monotonic() - self.seconds
+        self.plain = not sys.stderr.isatty()  # then lines instead of a bar
+        style = {"ncols": 0, "file": StringIO()} if self.plain else {}
+        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit=" steps", **style)
         if args.eval_every and self.step == 0:
             self.evaluate()
 
-    def after_step(self, reward: float, values: dict[str, float] | None, noise_scale: float) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        """Ends the run, complete or not: evaluation, weights, summary, plots."""
+        if kind is None:
+            if self.args.eval_every and self.latest["step"] < self.step:
+                self.evaluate()
+            self.save("last.pt")
+        if kind in (None, KeyboardInterrupt):
+            self.summarise()
+        self.events.close()
+        self.bar.close()
+        if isinstance(error, RunError | OSError):
+            raise RunError(f"step {self.step + 1}: {error}; the checkpoint of step {self.checkpointed} is whole")
+        print(f"{'stopped' if kind else 'finished'} after {self.step} steps: {self.path}")
+
+    def after_step(self, reward: float, values: dict[str, float], noise_scale: float) -> None:
         """Counts a step, logs what was read of its update, and evaluates when it is time."""
         self.step += 1
         self.length += 1
         self.episodic_return += reward
         self.bar.update()
         if values:
-            if not all(map(math.isfinite, values.values())):
-                raise RunError(f"the training has diverged (try lower learning rates): {values}")
+            finite(list(values.values()), f"{', '.join(values)} of the update (try lower learning rates)")
             self.log("updates", {**values, "noise_sigma": self.args.noise_sigma * noise_scale})
             self.events.add_scalar("SPS", self.step / (time.monotonic() - self.began), self.step)
         if self.args.eval_every and self.step % self.args.eval_every == 0:
             self.evaluate()
 
-    def after_episode(self) -> None:
-        """Logs the episode, and says when the training return reaches the threshold."""
+    def after_episode(self) -> gym.Env:
+        """Logs the episode, saves a checkpoint when it is time; gives the environment to go on with."""
         self.episode += 1
         self.returns = [*self.returns, self.episodic_return][-100:]
         mean = float(np.mean(self.returns))
         self.log("episodes", {"episode": self.episode, "return": self.episodic_return, "length": self.length})
         state = f"episode {self.episode}, return {self.episodic_return:.1f}, 100-episode mean {mean:.1f}"
         self.bar.set_postfix_str(state, refresh=False)
-        now = time.monotonic()
-        if self.bar.disable and now - self.printed > 10:
-            self.printed, sps = now, self.step / (now - self.began)
-            left = (self.args.total_timesteps - self.step) / sps / 60
-            print(f"step {self.step}, {state}, {sps:.0f} steps/s, {left:.1f} min left")
+        if self.plain and time.monotonic() - self.printed > 10:
+            self.printed = time.monotonic()
+            print(self.bar)
         if len(self.returns) == 100 and mean >= self.threshold and "training" not in self.solved:
             self.solved["training"] = self.step
             what = f"100-episode mean of the training return has reached the threshold of {self.threshold:g}"
             self.bar.write(f"step {self.step}, episode {self.episode}: the {what}")
         self.episodic_return, self.length = 0.0, 0
+        if self.step // self.args.checkpoint_every > self.checkpointed // self.args.checkpoint_every:
+            self.checkpoint()
+        return self.env
 
     def evaluate(self) -> None:
         """Plays without noise in an environment of its own, and keeps the best policy."""
         video = self.path / "videos" / f"step-{self.step}" if self.args.capture_video else None
-        env = make_env(self.args.env_id, video=video)
-        returns = evaluate(env, self.agent.act, self.args.eval_episodes, self.args.seed + EVALUATION_SEED)
+        env, seed = make_env(self.args.env_id, video=video), self.args.seed + EVALUATION_SEED
+        returns = evaluate(env, self.agent.act, self.args.eval_episodes, seed)
         mean, std = float(np.mean(returns)), float(np.std(returns))
         self.log("evaluations", {"mean": mean, "std": std}, {f"episode_{i}": x for i, x in enumerate(returns)})
         self.bar.write(f"step {self.step}: evaluation {mean:.1f} ± {std:.1f}")
@@ -578,7 +517,7 @@ class Run:
             self.solved.setdefault("evaluation", self.step)
         if self.best is None or mean > self.best["mean"]:
             self.best = self.latest
-            self.save_policy("best.pt")
+            self.save("best.pt")
         if time.monotonic() - self.plotted > 60:
             self.summarise()
 
@@ -597,138 +536,82 @@ class Run:
     def logs(self) -> list[Path]:
         return [*self.path.glob("*.csv"), *self.path.glob("events.out.tfevents.*")]
 
-    def checkpoint_is_due(self) -> bool:
-        return self.step // self.args.checkpoint_every > self.checkpointed // self.args.checkpoint_every
-
-    def checkpoint(self) -> gym.Env:
-        """Saves all that an exact continuation needs, between two episodes: an environment's state cannot be saved.
-
-        Returns a new environment with the old one's random state and nothing else of its past, as after a resume.
-        """
-        if not self.agent.is_finite():
-            raise RunError("the training has diverged (try lower learning rates): weights are not finite")
+    def checkpoint(self) -> None:
+        """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
+        finite(self.agent.act(np.zeros(self.env.observation_space.shape, np.float32)), "the actor's output")
         self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
         self.events.flush()
-        state = {
-            "agent": self.agent.state_dict(),
-            "replay": self.replay.state_dict(),
-            "rng": self.rng.bit_generator.state,
-            "env_rng": self.env.unwrapped.np_random.bit_generator.state,
-            "run": {name: getattr(self, name) for name in REMEMBERED},
-            "log_sizes": {log.name: log.stat().st_size for log in self.logs()},
-        }
-        save(self.path / "checkpoint.pt", state)
-        self.save_policy("last.pt")
+        # As after a resume: a new environment with the old one's random state, and nothing else hidden from its past
         old, self.env = self.env, make_env(self.args.env_id)
         self.env.unwrapped.np_random = old.unwrapped.np_random
         old.close()
-        return self.env
+        more = {"rows": torch.from_numpy(self.replay.rows[: len(self.replay)]), "added": self.replay.added}
+        more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
+        more["run"] = {name: getattr(self, name) for name in REMEMBERED}
+        more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
+        self.save("checkpoint.pt", more)
+        self.save("last.pt")
 
-    def restore(self) -> dict[str, int]:
-        """Takes up what checkpoint() saved; returns the sizes that the logs had."""
-        path = self.path / "checkpoint.pt"
-        state = load(path)
-        with explaining(f"{path} does not fit args.json"):
-            self.agent.load_state_dict(state["agent"])
-            self.replay.load_state_dict(state["replay"])
-            self.rng.bit_generator.state = state["rng"]
-            self.env.unwrapped.np_random = np.random.default_rng()
-            self.env.unwrapped.np_random.bit_generator.state = state["env_rng"]
-            vars(self).update(state["run"])
-            self.checkpointed = self.step
-            return state["log_sizes"]
-
-    def save_policy(self, name: str) -> None:
+    def save(self, name: str, more: dict | None = None) -> None:
         sizes = [self.env.observation_space.shape[0], self.env.action_space.shape[0]]
-        networks = {part: self.agent.state_dict()[part] for part in ("actor", "critic")}
-        save(self.path / name, {"args": plain(self.args), "sizes": sizes, "step": self.step, **networks})
-
-    def write_json(self, name: str, content: dict) -> None:
-        write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
+        content = {"args": asdict(self.args), "step": self.step, "sizes": sizes, "agent": self.agent.state()}
+        save(self.path / name, {**content, **(more or {})})
 
     def summarise(self) -> None:
         """Writes summary.json and the plots, as things stand."""
         self.plotted = time.monotonic()
         seconds = self.plotted - self.began
-        summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": round(seconds, 1)}
-        summary |= {"steps_per_second": round(self.step / seconds, 1), "solved_at_step_by": self.solved}
-        self.write_json("summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
+        summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": seconds}
+        summary |= {"steps_per_second": self.step / seconds, "solved_at_step_by": self.solved}
+        save(self.path / "summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
         plot(self.path, self.threshold)
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Ends the run, complete or not: evaluation, weights, summary, plots."""
-        if kind is None:
-            if self.args.eval_every and self.latest["step"] < self.step:
-                self.evaluate()
-            self.save_policy("last.pt")
-        if kind is None or kind is KeyboardInterrupt:
-            self.summarise()
-        self.events.close()
-        self.bar.close()
-        if self.wandb:
-            self.wandb.finish()
-        if kind is not None and issubclass(kind, (RunError, OSError)):
-            raise RunError(
-                f"step {self.step + 1}: {error}; the checkpoint of step {self.checkpointed} is whole"
-            ) from error
-        print(f"{'interrupted' if kind else 'finished'} after {self.step} steps: {self.path}")
 
 
 def plot(path: Path, threshold: float) -> None:
     """Draws learning_curve.png and .pdf of the run in `path` from its CSVs."""
-    logs = {file.stem: pd.read_csv(file) for file in path.glob("*.csv")}
+    logs = {file.stem: pd.read_csv(file, index_col="step") for file in path.glob("*.csv")}
     figure = Figure(figsize=(8, 7), layout="constrained")
-    axes = figure.subplot_mosaic([["return", "return"], ["values", "length"]], height_ratios=[3, 2])
+    returns, values, lengths = figure.subplot_mosaic("rr;vl", height_ratios=[3, 2]).values()
     if (log := logs.get("episodes")) is not None:
         mean = log["return"].rolling(100, min_periods=1).mean()
-        axes["return"].plot(log["step"], log["return"], ".", color="0.7", ms=4, label="training episode")
-        axes["return"].plot(log["step"], mean, "-", color="tab:blue", lw=2, label="mean of the last 100 of these")
-        axes["length"].plot(log["step"], log["length"], ".", color="0.5", ms=4)
+        returns.plot(log["return"], ".", color="0.7", ms=4, label="training episode")
+        returns.plot(mean, "-", color="tab:blue", lw=2, label="mean of the last 100 training episodes")
+        lengths.plot(log["length"], ".", color="0.5", ms=4)
     if (log := logs.get("evaluations")) is not None:
-        style = {"fmt": "o--", "color": "black", "ms": 4, "lw": 1, "elinewidth": 0.6, "label": "evaluation, mean ± std"}
-        axes["return"].errorbar(log["step"], log["mean"], log["std"], **style)
+        label = "evaluation, mean ± standard deviation"
+        returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label=label)
     if (log := logs.get("updates")) is not None:
         log = log.rolling(10, min_periods=1).mean()
-        axes["values"].plot(log["step"], log["q"], "-", color="black", label="Q(s, a)")
-        axes["values"].plot(log["step"], -log["actor_loss"], "--", color="tab:orange", label="Q(s, μ(s))")
-        axes["values"].plot(log["step"], log["critic_loss"], ":", color="tab:blue", label="critic loss")
-        axes["values"].legend(fontsize="small")
+        values.plot(log["q"], "k-", label="Q(s, a)")
+        values.plot(-log["actor_loss"], "--", color="tab:orange", label="Q(s, μ(s))")
+        values.plot(log["critic_loss"], ":", color="tab:blue", label="critic loss")
+        values.legend()
     if math.isfinite(threshold):
-        axes["return"].axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
-    axes["return"].set(title=path.name, xlabel="step", ylabel="return")
-    axes["return"].legend(fontsize="small")
-    axes["values"].set(xlabel="step", yscale="symlog")
-    axes["length"].set(xlabel="step", ylabel="episode length")
+        returns.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
+    returns.legend()
+    returns.set(title=path.name, xlabel="step", ylabel="return")
+    values.set(xlabel="step", ylabel="value, loss", yscale="symlog")
+    lengths.set(xlabel="step", ylabel="episode length")
     for suffix in ("png", "pdf"):
         figure.savefig(path / f"learning_curve.{suffix}", dpi=150)
 
 
 # -------------------------------------------------------------------------------------------------- the command line
-
-
 def check(args: Args) -> None:
-    """Raises RunError, naming the flag, if a value is out of range. NaN is: it fails every comparison."""
-    limits = [
-        ("gamma tau", lambda x: 0 <= x <= 1, "between 0 and 1"),
-        ("total_timesteps batch_size buffer_size hidden_sizes", lambda x: x > 0, "above 0"),
-        ("eval_episodes checkpoint_every num_threads", lambda x: x > 0, "above 0"),
-        ("actor_learning_rate critic_learning_rate ou_dt", lambda x: 0 < x < math.inf, "above 0 and finite"),
-        ("weight_decay noise_sigma ou_theta", lambda x: 0 <= x < math.inf, "0 or more, and finite"),
-        ("learning_starts noise_decay_steps eval_every seed", lambda x: 0 <= x < 2**31, "from 0 to 2147483647"),
-    ]
-    for names, holds, wording in limits:
+    """Raises RunError, naming the flag, if a value is out of range, or NaN."""
+    ranges = {
+        "gamma tau": (0, 1),
+        "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
+        "batch_size": (1, args.buffer_size),
+        "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
+        "weight_decay noise_sigma ou_theta": (0, 1e9),
+        "actor_learning_rate critic_learning_rate ou_dt": (1e-9, 1e9),
+    }
+    for names, (low, high) in ranges.items():
         for name in names.split():
-            if not all(holds(x) for x in np.ravel(getattr(args, name))):
-                raise RunError(f"--{name.replace('_', '-')} is {getattr(args, name)}: it has to be {wording}")
-    if args.batch_size > args.buffer_size:
-        raise RunError(f"--batch-size {args.batch_size} is more than --buffer-size {args.buffer_size}")
-    if args.ou_theta * args.ou_dt >= 2:
-        raise RunError("--ou-theta times --ou-dt is 2 or more: such noise grows without end")
-    if args.run_name and not re.fullmatch(r"\w[\w.-]*", args.run_name):
-        raise RunError(f"--run-name {args.run_name!r}: use letters, digits, '_', '-' and '.'")
+            value = getattr(args, name)
+            if not low <= np.min(value) <= np.max(value) <= high:
+                raise RunError(f"--{name.replace('_', '-')} is {value}: it has to be from {low} to {high}")
     if args.device != "cpu" and not getattr(torch, args.device).is_available():
         raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
 
@@ -737,27 +620,25 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
     """The arguments in the args.json of the run to resume, with the larger --total-timesteps if one was given."""
     if others := flags - {"--resume", "--total-timesteps"}:
         raise RunError(f"--resume takes everything from the run's args.json: leave out {', '.join(sorted(others))}")
-    path = args.resume / "args.json"
-    with explaining(f"{path} is damaged"):
-        content = json.loads(path.read_text())
-        if content["script"] != SCRIPT:
-            raise RunError(f"{args.resume} is a run of {content['script']}.py: use that script")
+    content = load(Path(args.resume, "args.json"))
+    with explaining(f"{args.resume}/args.json is damaged"):
         old = Args(**{**content["args"], "resume": args.resume})
         check(old)
     if "--total-timesteps" in flags:
-        if args.total_timesteps < old.total_timesteps:
-            raise RunError(f"--total-timesteps {args.total_timesteps} is less than the run's {old.total_timesteps}")
+        if args.total_timesteps <= old.total_timesteps:
+            raise RunError(f"--total-timesteps {args.total_timesteps}: the run already has {old.total_timesteps}")
         old.total_timesteps = args.total_timesteps
     return old
 
 
 def play(args: Args, flags: set[str]) -> None:
     """--evaluate: plays a checkpoint without noise, in the environment of its training unless --env-id is given."""
-    policy, trained = load_policy(args.evaluate)
+    path = Path(args.evaluate)
+    policy, trained = load_policy(path)
     env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
-    video = args.evaluate.parent / "videos" / args.evaluate.stem if args.capture_video else None
+    video = path.parent / "videos" / path.stem if args.capture_video else None
     env = make_env(env_id, "human" if args.render else None, video)
-    with explaining(f"{args.evaluate} was trained in {trained.env_id} and does not fit {env_id}"):
+    with explaining(f"{path} was trained in {trained.env_id} and does not fit {env_id}"):
         returns = evaluate(env, policy, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
         print(f"episode {episode}, start state {args.seed + episode}: return {episodic_return:.1f}")
@@ -767,19 +648,16 @@ def play(args: Args, flags: set[str]) -> None:
 def main() -> None:
     """Reads the command line, then trains, resumes or plays. Here every foreseen error becomes one line."""
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
-    sys.path.append(os.getcwd())  # for one's own my_module:MyEnv-v0
-    warnings.filterwarnings("ignore", message=".*is out of date")
+    sys.path.append("")  # the current folder, for one's own my_module:MyEnv-v0
+    gym.logger.min_level = gym.logger.ERROR  # of a retired id it says in two lines what we say in one
     args = tyro.cli(Args, description=__doc__)
     flags = {flag.partition("=")[0].replace("_", "-") for flag in sys.argv[1:] if flag.startswith("--")}
     try:
         check(args)
         if args.evaluate:
-            return play(args, flags)
-        if args.resume:
-            args = args_to_resume(args, flags)
+            play(args, flags)
         else:
-            args.env_id = current_env_id(args.env_id)
-        train(args)
+            train(args_to_resume(args, flags) if args.resume else args)
     except KeyboardInterrupt:
         sys.exit(130)
     except (RunError, gym.error.Error, ImportError, MemoryError, OSError) as error:
