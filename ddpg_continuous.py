@@ -3,24 +3,22 @@
 # dependencies = ["filelock==4.2.11", "gymnasium[box2d,mujoco]==1.4.0", "matplotlib==3.11.2", "moviepy==2.2.1",
 #     "numpy==2.4.6", "pandas==3.1.1", "tensorboard==2.21.0", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.16"]
 # ///
-"""DDPG, deep deterministic policy gradient, in one file (Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971).
+"""DDPG in one file, as Algorithm 1 of Lillicrap et al. 2015 (https://arxiv.org/abs/1509.02971) prints it:
 
-Algorithm 1, in the paper's symbols:
+initialise the critic Q(s, a) and the actor μ(s); copy them into the targets Q' and μ'; empty the replay R
+for each episode:
+    restart the exploration noise 𝒩 and receive the first observation s
+    for each step:
+        act:      a = μ(s) + 𝒩
+        store:    (s, a, r, s') in R
+        sample:   N transitions from R
+        critic:   y = r + γ Q'(s', μ'(s')), and minimise L = 1/N Σ (y − Q(s, a))²
+        actor:    ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s)
+        targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-    initialise the critic Q(s, a) and the actor μ(s); copy them into the targets Q' and μ'; empty the replay R
-    for each episode:
-        restart the exploration noise 𝒩 and receive the first observation s
-        for each step:
-            act:      a = μ(s) + 𝒩
-            store:    (s, a, r, s') in R
-            sample:   N transitions from R
-            critic:   y = r + γ Q'(s', μ'(s')), and minimise L = 1/N Σ (y − Q(s, a))²
-            actor:    ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s)
-            targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
-
-    python ddpg_continuous.py --env-id LunarLanderContinuous-v3
-    python ddpg_continuous.py --evaluate runs/NAME/best.pt --render
-    python ddpg_continuous.py --resume runs/NAME
+python ddpg_continuous.py --env-id LunarLanderContinuous-v3
+python ddpg_continuous.py --evaluate runs/NAME/best.pt --render
+python ddpg_continuous.py --resume runs/NAME
 """
 
 import json
@@ -32,7 +30,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Literal
@@ -52,13 +49,13 @@ from tqdm import tqdm
 
 @dataclass
 class Args:
-    total_timesteps: int = 120_000  # environment steps to train for (paper: up to 2.5 million)
+    total_timesteps: int = 100_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001, with which trials needed more steps)
-    batch_size: int = 64  # minibatch size N (paper: 64)
+    batch_size: int = 128  # minibatch size N (paper: 64, whose batch norm is noisy: fewer seeds solved the lander)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
     norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
@@ -67,7 +64,7 @@ class Args:
     noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
-    noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero (paper: 0, constant)
+    noise_decay_steps: int = 100_000  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
 
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
     seed: int = 0  # of everything random; with --evaluate, of the first start state
@@ -88,14 +85,13 @@ class Args:
 
 # ------------------------------------------------------------------------------------------------ exploration noise
 class OrnsteinUhlenbeckNoise:
-    """Temporally correlated exploration: dx = −θ x dt + σ dW (Section 7 of the paper), by Euler's method."""
+    """Temporally correlated exploration (Section 7): dx = −θ x dt + σ dW by Euler's method, restarted every episode."""
 
     def __init__(self, size: int, sigma: float, theta: float, dt: float, rng: np.random.Generator) -> None:
         self.size, self.sigma, self.theta, self.dt, self.rng = size, sigma, theta, dt, rng
         self.restart()
 
     def restart(self) -> None:
-        """Back to zero: to be called at the start of every episode."""
         self.x = np.zeros(self.size, np.float32)
 
     def sample(self) -> np.ndarray:
@@ -112,8 +108,7 @@ class ReplayMemory:
     def __init__(self, capacity: int, observation_size: int, action_size: int, rng: np.random.Generator) -> None:
         self.rows = np.empty((capacity, 2 * observation_size + action_size + 2), np.float32)
         self.columns = np.cumsum([observation_size, action_size, 1, 1])
-        self.added = 0  # transitions ever stored; the row after the newest is the oldest
-        self.rng = rng
+        self.added, self.rng = 0, rng  # transitions ever stored
 
     def __len__(self) -> int:
         return min(self.added, len(self.rows))
@@ -124,8 +119,7 @@ class ReplayMemory:
 
     def sample(self, batch_size: int) -> list[np.ndarray]:
         """Uniformly, with replacement: s (N, S), a (N, A), r (N, 1), terminated (N, 1), s' (N, S)."""
-        rows = self.rows[self.rng.integers(len(self), size=batch_size)]  # one gather
-        return np.split(rows, self.columns, axis=1)
+        return np.split(self.rows[self.rng.integers(len(self), size=batch_size)], self.columns, axis=1)  # one gather
 
 
 # ------------------------------------------------------------------------------------------------- actor and critic
@@ -140,9 +134,9 @@ def linear(inputs: int, units: int, bound: float, bias: bool = True) -> nn.Linea
 def normalisation(norm: str, units: int, acts: bool = False) -> nn.Module:
     """A layer's normalisation, (N, units) to (N, units).
 
-    Batch norm takes the minibatch's own mean and variance in every training pass, in the targets too, where running
-    averages that lag behind the weights make Q diverge. Only the network that acts has no minibatch: it alone keeps
-    running averages. Their momentum is 0.01, since with torch's 0.1 one odd minibatch sways the acting policy.
+    Batch norm takes the minibatch's own mean and variance in every training pass, in the targets too: with running
+    averages there, Q diverges. Only for acting, on one observation, the actor keeps running averages (`acts`). Their
+    momentum is 0.01, since with torch's 0.1 a single odd minibatch sways the policy that acts.
     """
     if norm == "batch":
         return nn.BatchNorm1d(units, momentum=0.01, track_running_stats=acts)
@@ -177,11 +171,12 @@ class Critic(nn.Module):
         bias = args.norm != "batch"
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1)
-        # The second layer's matrix in two parts, so that the state's can be normalised before the action enters
-        bound = (units_1 + action_size) ** -0.5
+        bound = (
+            units_1 + action_size
+        ) ** -0.5  # one layer in two parts: the state's is normalised, the action's is not
         self.layer_2 = linear(units_1, units_2, bound, bias)
         self.norm_2 = normalisation(args.norm, units_2)
-        self.layer_2_action = linear(action_size, units_2, bound, not bias)
+        self.layer_2_action = linear(action_size, units_2, bound, bias=False)
         self.output = linear(units_2, 1, 3e-3)
 
     def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
@@ -239,8 +234,8 @@ class DDPG(nn.Module):
         self.update_targets(self.tau)
         if not read:
             return {}
-        saturated = (mu.abs() > 0.99).float()  # at the edge of the box, where tanh is flat
-        values = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "saturation": saturated}
+        saturation = (mu.abs() > 0.99).float()  # at the edge of the box, where tanh is flat
+        values = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "saturation": saturation}
         return {name: value.mean().item() for name, value in values.items()}
 
     @torch.no_grad()
@@ -309,11 +304,11 @@ class RunError(Exception):
     """What is wrong and what to do, for the person at the keyboard: main() prints it in one line and exits with 2."""
 
 
-def finite(value: np.ndarray | float, name: str) -> np.ndarray:
-    """The value as float32; RunError if any of it is NaN or infinite."""
+def finite(value: np.ndarray | float, name: str) -> np.ndarray | float:
+    """The value itself; RunError if any of it is NaN or infinite."""
     if not np.isfinite(value).all():
         raise RunError(f"{name} is not finite: {value}")
-    return np.asarray(value, np.float32)
+    return value
 
 
 def current_env_id(env_id: str) -> str:
@@ -327,7 +322,7 @@ def current_env_id(env_id: str) -> str:
     return env_id
 
 
-def make_env(env_id: str, render_mode: str | None = None, video: Path | None = None) -> gym.Env:
+def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = False) -> gym.Env:
     """Makes an environment with actions (A,) in [-1, 1] and observations (S,), both float32; RunError if unsuitable."""
     env = gym.make(env_id, render_mode="rgb_array" if video else render_mode)
     actions, observations = env.action_space, env.observation_space
@@ -340,13 +335,12 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | None = N
     if video:
         env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
 
-    def scale(action: np.ndarray) -> np.ndarray:
+    def scale(action: np.ndarray) -> np.ndarray:  # exact at both ends
         action = finite(action, "the actor's output (try lower learning rates)")
-        scaled = (actions.low * (1 - action) + actions.high * (1 + action)) / 2  # exact at both ends
-        return np.clip(scaled, actions.low, actions.high)
+        return np.clip((actions.low * (1 - action) + actions.high * (1 + action)) / 2, actions.low, actions.high)
 
     env = gym.wrappers.TransformAction(env, scale, gym.spaces.Box(-1.0, 1.0, actions.shape))
-    env = gym.wrappers.TransformObservation(env, lambda x: finite(x, "the environment's observation"), None)
+    env = gym.wrappers.TransformObservation(env, lambda x: finite(np.float32(x), "the environment's observation"), None)
     return gym.wrappers.TransformReward(env, lambda x: float(finite(x, "the environment's reward")))
 
 
@@ -354,11 +348,11 @@ def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], episodes:
     """Plays without noise from the start states seed, seed + 1, …, then closes env. Gives every episode's return."""
     returns = [0.0] * episodes
     for episode in range(episodes):
-        (observation, _), over = env.reset(seed=seed + episode), False
-        while not over:
+        observation, _ = env.reset(seed=seed + episode)
+        terminated = truncated = False
+        while not (terminated or truncated):
             observation, reward, terminated, truncated, _ = env.step(policy(observation))
             returns[episode] += reward
-            over = terminated or truncated
     env.close()
     return returns
 
@@ -393,8 +387,7 @@ def save(path: Path, content: dict) -> None:
 def load(path: Path) -> dict:
     """What save() wrote. weights_only: code in a hostile file does not run."""
     with explaining(f"{path} is damaged or foreign"):
-        is_json = path.suffix == ".json"
-        content = json.loads(path.read_text()) if is_json else torch.load(path, map_location="cpu", weights_only=True)
+        content = json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, "cpu", weights_only=True)
         if content["script"] != SCRIPT:
             raise RunError(f"{path} was written by {content['script']}.py: use that script")
         return content
@@ -440,20 +433,20 @@ class Run(AbstractContextManager):
                 rng.bit_generator.state, env.unwrapped.np_random.bit_generator.state = state["rng"], state["env_rng"]
                 vars(self).update(state["run"], checkpointed=state["run"]["step"])
                 log_sizes = state["log_sizes"]
-        versions = {"python": sys.version, **{name: version(name) for name in ("gymnasium", "numpy", "torch")}}
+        versions = {"python": sys.version} | {library.__name__: library.__version__ for library in (gym, np, torch)}
         save(self.path / "args.json", {"args": asdict(args), "versions": versions})
         for log in self.logs():  # what came after the checkpoint will be logged again
             os.truncate(log, log_sizes[log.name]) if log.name in log_sizes else log.unlink()
         self.events, self.wandb = tensorboard.summary.Writer(str(self.path)), None
         if args.track:
-            import wandb
+            with explaining("W&B does not start (pip install wandb; WANDB_MODE=offline works without an account)"):
+                import wandb
 
-            with explaining("W&B does not start (WANDB_MODE=offline needs no account)"):
                 self.wandb = wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
         self.began = time.monotonic() - self.seconds
         self.plain = not sys.stderr.isatty()  # then lines instead of a bar
-        style = {"ncols": 0, "file": StringIO()} if self.plain else {}
-        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit=" steps", **style)
+        hidden = StringIO() if self.plain else None
+        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=hidden)
         if args.eval_every and self.step == 0:
             self.evaluate()
 
@@ -473,9 +466,7 @@ class Run(AbstractContextManager):
 
     def after_step(self, reward: float, values: dict[str, float], noise_scale: float) -> None:
         """Counts a step, logs what was read of its update, and evaluates when it is time."""
-        self.step += 1
-        self.length += 1
-        self.episodic_return += reward
+        self.step, self.length, self.episodic_return = self.step + 1, self.length + 1, self.episodic_return + reward
         self.bar.update()
         if values:
             finite(list(values.values()), f"{', '.join(values)} of the update (try lower learning rates)")
@@ -490,8 +481,7 @@ class Run(AbstractContextManager):
         self.returns = [*self.returns, self.episodic_return][-100:]
         mean = float(np.mean(self.returns))
         self.log("episodes", {"episode": self.episode, "return": self.episodic_return, "length": self.length})
-        state = f"episode {self.episode}, return {self.episodic_return:.1f}, 100-episode mean {mean:.1f}"
-        self.bar.set_postfix_str(state, refresh=False)
+        self.bar.set_postfix({"episode": self.episode, "return": self.episodic_return, "100-episode mean": mean}, False)
         if self.plain and time.monotonic() - self.printed > 10:
             self.printed = time.monotonic()
             print(self.bar)
@@ -506,7 +496,7 @@ class Run(AbstractContextManager):
 
     def evaluate(self) -> None:
         """Plays without noise in an environment of its own, and keeps the best policy."""
-        video = self.path / "videos" / f"step-{self.step}" if self.args.capture_video else None
+        video = self.args.capture_video and self.path / "videos" / f"step-{self.step}"
         env, seed = make_env(self.args.env_id, video=video), self.args.seed + EVALUATION_SEED
         returns = evaluate(env, self.agent.act, self.args.eval_episodes, seed)
         mean, std = float(np.mean(returns)), float(np.std(returns))
@@ -523,11 +513,9 @@ class Run(AbstractContextManager):
 
     def log(self, name: str, values: dict[str, float], csv_only: dict[str, float] | None = None) -> None:
         """Adds a row to a CSV file, and the values to TensorBoard and W&B."""
-        row = {"step": self.step, **values, **(csv_only or {})}
-        with open(self.path / f"{name}.csv", "a") as file:
-            if file.tell() == 0:
-                print(*row, sep=",", file=file)
-            print(*row.values(), sep=",", file=file)
+        path = self.path / f"{name}.csv"
+        row = pd.DataFrame([{"step": self.step, **values, **(csv_only or {})}])
+        row.to_csv(path, mode="a", header=not path.exists(), index=False, lineterminator="\n")
         for key, value in values.items():
             self.events.add_scalar(f"{name}/{key}", value, self.step)
         if self.wandb:  # which ignores steps that it already has, as after --resume
@@ -550,7 +538,6 @@ class Run(AbstractContextManager):
         more["run"] = {name: getattr(self, name) for name in REMEMBERED}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
         self.save("checkpoint.pt", more)
-        self.save("last.pt")
 
     def save(self, name: str, more: dict | None = None) -> None:
         sizes = [self.env.observation_space.shape[0], self.env.action_space.shape[0]]
@@ -559,8 +546,7 @@ class Run(AbstractContextManager):
 
     def summarise(self) -> None:
         """Writes summary.json and the plots, as things stand."""
-        self.plotted = time.monotonic()
-        seconds = self.plotted - self.began
+        self.plotted, seconds = time.monotonic(), time.monotonic() - self.began
         summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": seconds}
         summary |= {"steps_per_second": self.step / seconds, "solved_at_step_by": self.solved}
         save(self.path / "summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
@@ -573,13 +559,11 @@ def plot(path: Path, threshold: float) -> None:
     figure = Figure(figsize=(8, 7), layout="constrained")
     returns, values, lengths = figure.subplot_mosaic("rr;vl", height_ratios=[3, 2]).values()
     if (log := logs.get("episodes")) is not None:
-        mean = log["return"].rolling(100, min_periods=1).mean()
         returns.plot(log["return"], ".", color="0.7", ms=4, label="training episode")
-        returns.plot(mean, "-", color="tab:blue", lw=2, label="mean of the last 100 training episodes")
+        returns.plot(log["return"].rolling(100, min_periods=1).mean(), lw=2, label="mean of the last 100 of these")
         lengths.plot(log["length"], ".", color="0.5", ms=4)
     if (log := logs.get("evaluations")) is not None:
-        label = "evaluation, mean ± standard deviation"
-        returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label=label)
+        returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label="evaluation, mean ± std")
     if (log := logs.get("updates")) is not None:
         log = log.rolling(10, min_periods=1).mean()
         values.plot(log["q"], "k-", label="Q(s, a)")
@@ -620,9 +604,8 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
     """The arguments in the args.json of the run to resume, with the larger --total-timesteps if one was given."""
     if others := flags - {"--resume", "--total-timesteps"}:
         raise RunError(f"--resume takes everything from the run's args.json: leave out {', '.join(sorted(others))}")
-    content = load(Path(args.resume, "args.json"))
     with explaining(f"{args.resume}/args.json is damaged"):
-        old = Args(**{**content["args"], "resume": args.resume})
+        old = Args(**{**load(Path(args.resume, "args.json"))["args"], "resume": args.resume})
         check(old)
     if "--total-timesteps" in flags:
         if args.total_timesteps <= old.total_timesteps:
@@ -633,10 +616,9 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
 
 def play(args: Args, flags: set[str]) -> None:
     """--evaluate: plays a checkpoint without noise, in the environment of its training unless --env-id is given."""
-    path = Path(args.evaluate)
-    policy, trained = load_policy(path)
+    policy, trained = load_policy(path := Path(args.evaluate))
     env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
-    video = path.parent / "videos" / path.stem if args.capture_video else None
+    video = args.capture_video and path.parent / "videos" / path.stem
     env = make_env(env_id, "human" if args.render else None, video)
     with explaining(f"{path} was trained in {trained.env_id} and does not fit {env_id}"):
         returns = evaluate(env, policy, args.eval_episodes, args.seed)
@@ -655,9 +637,8 @@ def main() -> None:
     try:
         check(args)
         if args.evaluate:
-            play(args, flags)
-        else:
-            train(args_to_resume(args, flags) if args.resume else args)
+            return play(args, flags)
+        train(args_to_resume(args, flags) if args.resume else args)
     except KeyboardInterrupt:
         sys.exit(130)
     except (RunError, gym.error.Error, ImportError, MemoryError, OSError) as error:
