@@ -1,0 +1,125 @@
+"""Turns finished runs into a committed result: raw CSVs, a table and a figure under benchmark/results/STUDY/.
+
+    python benchmark/collect.py lunarlander runs/lunarlander-0 runs/lunarlander-1 …
+
+For every run: its args.json, CSVs and summary are copied, and its last and its best weights are played without noise
+for 100 episodes, from start states that neither training nor its evaluations used. The table gives, a row a run, the
+first evaluation that reached the threshold, both means and the wall time; the figure all evaluations and their median.
+`python benchmark/collect.py --compare STUDY STUDY …` draws several studies into one figure, with one table.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmark" / "results"
+THRESHOLDS = {
+    "LunarLanderContinuous-v3": 200,
+    "Pendulum-v1": -170,
+    "MountainCarContinuous-v0": 90,
+}  # what counts as solved
+FRESH_SEED, EPISODES = 3_000_000, 100
+STYLES = [("tab:blue", "-"), ("tab:orange", "--"), ("black", ":")]
+
+
+def collect(study: str, runs: list[Path]) -> None:
+    """Copies the runs' files and plays their weights."""
+    sys.path.insert(0, str(ROOT))
+    import ddpg_continuous as script
+
+    rows = []
+    for run in runs:
+        args = json.loads((run / "args.json").read_text())["args"]
+        folder = RESULTS / study / f"seed-{args['seed']}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("args.json", "episodes.csv", "evaluations.csv", "updates.csv", "summary.json"):
+            shutil.copy(run / name, folder)
+        row = {"seed": args["seed"], **first_solved(args["env_id"], folder)}
+        for weights in ("last", "best"):
+            policy, _ = script.load_policy(run / f"{weights}.pt")
+            returns = script.evaluate(script.make_env(args["env_id"]), policy, EPISODES, FRESH_SEED)
+            pd.DataFrame({f"{weights}_return": returns}).to_csv(
+                folder / f"{weights}_100_episodes.csv", index_label="episode"
+            )
+            row |= {f"{weights}_mean": np.mean(returns), f"{weights}_std": np.std(returns)}
+        row["wall_time_minutes"] = json.loads((run / "summary.json").read_text())["wall_time_seconds"] / 60
+        rows.append(row)
+        print(row, flush=True)
+    table = pd.DataFrame(rows).sort_values("seed")
+    table.to_csv(RESULTS / study / "table.csv", index=False, float_format="%.2f")
+    draw([study], RESULTS / study / "learning_curve")
+    print(markdown(study))
+
+
+def first_solved(env_id: str, folder: Path) -> dict[str, float]:
+    """Step and episode of the first evaluation whose mean reached the threshold; NaN if none did."""
+    evaluations, episodes = (pd.read_csv(folder / f"{name}.csv") for name in ("evaluations", "episodes"))
+    solved = evaluations.loc[evaluations["mean"] >= THRESHOLDS[env_id], "step"]
+    step = solved.iloc[0] if len(solved) else np.nan
+    return {"solved_step": step, "solved_episode": (episodes["step"] <= step).sum() if len(solved) else np.nan}
+
+
+def markdown(study: str) -> str:
+    """The study's table for a README."""
+    lines = [
+        "| seed | solved at step (episode) | last weights, 100 episodes | best weights, 100 episodes | wall time |",
+        "|---|---|---|---|---|",
+    ]
+    for row in pd.read_csv(RESULTS / study / "table.csv").itertuples():
+        solved = "never" if np.isnan(row.solved_step) else f"{row.solved_step:,.0f} ({row.solved_episode:.0f})"
+        last, best = (f"{m:.1f} ± {s:.1f}" for m, s in ((row.last_mean, row.last_std), (row.best_mean, row.best_std)))
+        lines.append(f"| {row.seed} | {solved} | {last} | {best} | {row.wall_time_minutes:.1f} min |")
+    return "\n".join(lines)
+
+
+def draw(studies: list[str], path: Path) -> None:
+    """Each run's noise-free evaluations, and each study's median over its runs."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for study, (color, line) in zip(studies, STYLES, strict=False):
+        runs = [
+            pd.read_csv(file, index_col="step")["mean"] for file in sorted((RESULTS / study).glob("*/evaluations.csv"))
+        ]
+        for run in runs:
+            axes.plot(run, color=color, ls=line, lw=0.6, alpha=0.5)
+        axes.plot(
+            pd.concat(runs, axis=1).median(axis=1),
+            color=color,
+            ls=line,
+            lw=2.5,
+            label=f"{study}: median of {len(runs)}",
+        )
+    env_id = json.loads(next((RESULTS / studies[0]).glob("*/args.json")).read_text())["args"]["env_id"]
+    axes.axhline(THRESHOLDS[env_id], color="0.4", lw=0.8)
+    axes.set(xlabel="environment step", ylabel="noise-free return", title=env_id)
+    axes.legend()
+    for suffix in ("png", "pdf"):
+        figure.savefig(path.with_suffix(f".{suffix}"), dpi=150)
+
+
+def compare(studies: list[str]) -> None:
+    """One figure and one table over studies that differ in one setting."""
+    draw(studies, RESULTS / ("-".join(studies) + ".png"))
+    print("| study | solved | median step to solve | last weights: mean of each run | best weights: mean of each run |")
+    print("|---|---|---|---|---|")
+    for study in studies:
+        table = pd.read_csv(RESULTS / study / "table.csv")
+        median = table["solved_step"].fillna(np.inf).median()
+        last, best = (", ".join(f"{x:.0f}" for x in table[name]) for name in ("last_mean", "best_mean"))
+        print(f"| {study} | {table['solved_step'].notna().sum()} of {len(table)} | {median:,.0f} | {last} | {best} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study")
+    parser.add_argument("runs", nargs="+", help="run directories, or with --compare further studies")
+    parser.add_argument("--compare", action="store_true")
+    given = parser.parse_args()
+    compare([given.study, *given.runs]) if given.compare else collect(given.study, [Path(run) for run in given.runs])

@@ -1,0 +1,140 @@
+"""Steps per second of ddpg_continuous.py beside Stable-Baselines3's DDPG, on this machine.
+
+    pip install -r requirements-dev.txt
+    python benchmark/speed.py
+
+Same environment, layer sizes, batch size and threads; uniform replay, an update per step; logging and progress bar on,
+evaluation off. Every contestant is a fresh process; they take turns, round after round, so that a machine whose speed
+drifts is as slow for all. Timed are the steps after the first 1,000 updates. Printed and saved (speed.csv, speed.md):
+medians, and the median over the rounds of the ratio. Stable-Baselines3's critic takes the action at its first layer.
+"""
+
+import argparse
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+STARTS, BEGIN, END = 1_000, 2_000, 5_000  # random steps; the timed interval
+ENV_ID = "LunarLanderContinuous-v3"
+
+
+def ours(norm: str, batch_size: int, threads: int, folder: str) -> float:
+    """Seconds that ddpg_continuous.py takes from step BEGIN to step END."""
+    sys.path.insert(0, str(ROOT))
+    import ddpg_continuous as script
+
+    times = {}
+    after_step = script.Run.after_step
+
+    def timed(run: script.Run, *values: object) -> None:
+        after_step(run, *values)
+        if run.step in (BEGIN, END):
+            times[run.step] = time.perf_counter()
+
+    script.Run.after_step = timed
+    settings = {"norm": norm, "batch_size": batch_size, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
+    script.train(script.Args(total_timesteps=END, learning_starts=STARTS, eval_every=0, **settings))
+    return times[END] - times[BEGIN]
+
+
+def stable_baselines3(batch_size: int, threads: int, folder: str) -> float:
+    """Seconds that Stable-Baselines3's DDPG takes from step BEGIN to step END."""
+    import numpy as np
+    import torch
+    from stable_baselines3 import DDPG
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
+
+    times = {}
+
+    class Timer(BaseCallback):
+        def _on_step(self) -> bool:
+            if self.num_timesteps in (BEGIN, END):
+                times[self.num_timesteps] = time.perf_counter()
+            return True
+
+    torch.set_num_threads(threads)
+    model = DDPG(
+        "MlpPolicy",
+        ENV_ID,
+        batch_size=batch_size,
+        learning_starts=STARTS,
+        train_freq=1,
+        gradient_steps=1,
+        action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.3 * np.ones(2), dt=1.0),
+        policy_kwargs={"net_arch": [400, 300]},
+        tensorboard_log=folder,
+        verbose=1,
+        device="cpu",
+    )
+    model.learn(END, callback=Timer(), progress_bar=True)
+    return times[END] - times[BEGIN]
+
+
+CONTESTANTS = {
+    "Stable-Baselines3 DDPG": lambda *a: stable_baselines3(64, *a),
+    "ddpg_continuous.py --norm none --batch-size 64": lambda *a: ours("none", 64, *a),
+    "ddpg_continuous.py --norm layer --batch-size 64": lambda *a: ours("layer", 64, *a),
+    "ddpg_continuous.py --norm batch --batch-size 64": lambda *a: ours("batch", 64, *a),
+    "Stable-Baselines3 DDPG, batch size 128": lambda *a: stable_baselines3(128, *a),
+    "ddpg_continuous.py (default: --norm batch --batch-size 128)": lambda *a: ours("batch", 128, *a),
+}
+REFERENCE = {64: "Stable-Baselines3 DDPG", 128: "Stable-Baselines3 DDPG, batch size 128"}
+
+
+def main() -> None:
+    """Runs all contestants in turn, in processes of their own, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed")
+    args = parser.parse_args()
+    if args.contestant:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = CONTESTANTS[args.contestant](args.threads[0], folder)
+        print(f"\nSECONDS {seconds}")
+        return
+
+    rows = []
+    for turn in range(args.rounds):
+        for threads in args.threads:
+            for name in CONTESTANTS:
+                command = [sys.executable, __file__, "--contestant", name, "--threads", str(threads)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
+                seconds = float(done.stdout.split("SECONDS")[-1])
+                rows.append(
+                    {"round": turn, "threads": threads, "name": name, "steps_per_second": (END - BEGIN) / seconds}
+                )
+                print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    args.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(args.out / "speed.csv", index=False)
+
+    wide = table.pivot(index=["round", "threads"], columns="name", values="steps_per_second")
+    lines = [
+        "| script | threads | steps/s (median) | ratio to Stable-Baselines3, same batch size (median) |",
+        "|---|---|---|---|",
+    ]
+    for threads in args.threads:
+        speeds = wide.xs(threads, level="threads")
+        for name in CONTESTANTS:
+            ratio = speeds[name] / speeds[REFERENCE[128 if "128" in name else 64]]
+            lines.append(f"| {name} | {threads} | {speeds[name].median():.0f} | {ratio.median():.2f} |")
+    lines.append(
+        f"\n{args.rounds} rounds, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
+    )
+    (args.out / "speed.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
