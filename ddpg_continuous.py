@@ -52,6 +52,9 @@ class Args:
     total_timesteps: int = 100_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
+    learning_rate_decay_steps: int = (
+        100_000  # steps over which both rates fall linearly to zero, 0 = constant (paper: 0)
+    )
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001, with which trials needed more steps)
@@ -61,18 +64,16 @@ class Args:
     norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
     learning_starts: int = 10_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
-    noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2)
+    noise_sigma: float = 0.2  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
-    noise_decay_steps: int = 100_000  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
-
+    noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
     seed: int = 0  # of everything random; with --evaluate, of the first start state
     eval_every: int = 5_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # cpu is the fastest for networks of this size
     num_threads: int = 1  # torch's threads on the CPU
-
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
     checkpoint_every: int = 10_000  # steps between checkpoints, each written at the next end of an episode
@@ -134,9 +135,9 @@ def linear(inputs: int, units: int, bound: float, bias: bool = True) -> nn.Linea
 def normalisation(norm: str, units: int, acts: bool = False) -> nn.Module:
     """A layer's normalisation, (N, units) to (N, units).
 
-    Batch norm takes the minibatch's own mean and variance in every training pass, in the targets too: with running
-    averages there, Q diverges. Only for acting, on one observation, the actor keeps running averages (`acts`). Their
-    momentum is 0.01, since with torch's 0.1 a single odd minibatch sways the policy that acts.
+    Batch norm takes the minibatch's own mean and variance in every training pass: with running averages in the targets,
+    Q diverges. Only an actor that `acts`, on one observation, keeps running averages. Their momentum is 0.01, as with
+    torch's 0.1 a single odd minibatch sways the policy.
     """
     if norm == "batch":
         return nn.BatchNorm1d(units, momentum=0.01, track_running_stats=acts)
@@ -191,6 +192,7 @@ class DDPG(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
+        self.sizes = observation_size, action_size
         self.gamma, self.tau, self.device = args.gamma, args.tau, torch.device(args.device)
         self.actor = Actor(observation_size, action_size, args, acts=True)
         self.critic = Critic(observation_size, action_size, args)
@@ -201,6 +203,7 @@ class DDPG(nn.Module):
         rates, decay = (args.actor_learning_rate, args.critic_learning_rate), args.weight_decay
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), rates[0], fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), rates[1], weight_decay=decay, fused=True)
+        self.optimizers = self.actor_optimizer, self.critic_optimizer
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
@@ -244,15 +247,18 @@ class DDPG(nn.Module):
         torch._foreach_lerp_(list(self.target_critic.parameters()), list(self.critic.parameters()), tau)
         torch._foreach_lerp_(list(self.target_actor.parameters()), list(self.actor.parameters()), tau)
 
+    def scale_learning_rates(self, scale: float) -> None:
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = scale * optimizer.defaults["lr"]
+
     def state(self) -> dict:
         """All that an exact continuation needs; set_state() takes it up."""
-        optimizers = [self.actor_optimizer.state_dict(), self.critic_optimizer.state_dict()]
-        return {"networks": self.state_dict(), "optimizers": optimizers}
+        return {"networks": self.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def set_state(self, state: dict) -> None:
         self.load_state_dict(state["networks"])
-        self.actor_optimizer.load_state_dict(state["optimizers"][0])
-        self.critic_optimizer.load_state_dict(state["optimizers"][1])
+        for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
 
 
 # ----------------------------------------------------------------------------------------------------- the training
@@ -274,6 +280,7 @@ def train(args: Args) -> None:
         for step in range(run.step + 1, args.total_timesteps + 1):
             # Act: at random at first, then by the policy plus noise. What is clipped here is executed and stored.
             noise_scale = max(0.0, 1 - step / args.noise_decay_steps) if args.noise_decay_steps else 1.0
+            rate_scale = max(0.0, 1 - step / args.learning_rate_decay_steps) if args.learning_rate_decay_steps else 1.0
             if step <= args.learning_starts:
                 action = rng.uniform(-1, 1, action_size).astype(np.float32)
             else:
@@ -289,6 +296,7 @@ def train(args: Args) -> None:
             # Learn
             values = {}
             if step > args.learning_starts:
+                agent.scale_learning_rates(rate_scale)
                 values = agent.update(replay.sample(args.batch_size), read=step % LOG_EVERY == 0)
 
             # Log, evaluate, save
@@ -335,11 +343,13 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
     if video:
         env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
 
-    def scale(action: np.ndarray) -> np.ndarray:  # exact at both ends
-        action = finite(action, "the actor's output (try lower learning rates)")
-        return np.clip((actions.low * (1 - action) + actions.high * (1 + action)) / 2, actions.low, actions.high)
-
-    env = gym.wrappers.TransformAction(env, scale, gym.spaces.Box(-1.0, 1.0, actions.shape))
+    low, high, unit_box = actions.low, actions.high, gym.spaces.Box(-1.0, 1.0, actions.shape)
+    env = gym.wrappers.TransformAction(
+        env, lambda a: np.clip((low * (1 - a) + high * (1 + a)) / 2, low, high), unit_box
+    )
+    env = gym.wrappers.TransformAction(
+        env, lambda a: finite(a, "the actor's output (lower the learning rates)"), unit_box
+    )
     env = gym.wrappers.TransformObservation(env, lambda x: finite(np.float32(x), "the environment's observation"), None)
     return gym.wrappers.TransformReward(env, lambda x: float(finite(x, "the environment's reward")))
 
@@ -410,10 +420,11 @@ class Run(AbstractContextManager):
         """Makes the directory, or opens the one to resume and restores its checkpoint; RunError if it is taken."""
         self.args, self.agent, self.replay, self.rng, self.env = args, agent, replay, rng, env
         self.step = self.episode = self.checkpointed = self.length = 0
-        self.seconds = self.plotted = self.printed = self.episodic_return = 0.0
+        self.seconds = self.printed = self.episodic_return = 0.0
         self.returns, self.solved, self.best, self.latest = [], {}, None, None  # 100 episodes; steps; two evaluations
-        threshold = env.unwrapped.spec.reward_threshold
-        self.threshold = math.inf if threshold is None else threshold
+        self.threshold = (
+            math.inf if env.unwrapped.spec.reward_threshold is None else env.unwrapped.spec.reward_threshold
+        )
         name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
         self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w.-]", "-", name)))  # a name for Windows, too
         try:
@@ -445,8 +456,9 @@ class Run(AbstractContextManager):
                 self.wandb = wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
         self.began = time.monotonic() - self.seconds
         self.plain = not sys.stderr.isatty()  # then lines instead of a bar
-        hidden = StringIO() if self.plain else None
-        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=hidden)
+        self.bar = tqdm(
+            initial=self.step, total=args.total_timesteps, file=StringIO() if self.plain else None, unit="step"
+        )
         if args.eval_every and self.step == 0:
             self.evaluate()
 
@@ -496,9 +508,8 @@ class Run(AbstractContextManager):
 
     def evaluate(self) -> None:
         """Plays without noise in an environment of its own, and keeps the best policy."""
-        video = self.args.capture_video and self.path / "videos" / f"step-{self.step}"
-        env, seed = make_env(self.args.env_id, video=video), self.args.seed + EVALUATION_SEED
-        returns = evaluate(env, self.agent.act, self.args.eval_episodes, seed)
+        env = make_env(self.args.env_id, video=self.args.capture_video and self.path / "videos" / f"step-{self.step}")
+        returns = evaluate(env, self.agent.act, self.args.eval_episodes, self.args.seed + EVALUATION_SEED)
         mean, std = float(np.mean(returns)), float(np.std(returns))
         self.log("evaluations", {"mean": mean, "std": std}, {f"episode_{i}": x for i, x in enumerate(returns)})
         self.bar.write(f"step {self.step}: evaluation {mean:.1f} ± {std:.1f}")
@@ -508,8 +519,6 @@ class Run(AbstractContextManager):
         if self.best is None or mean > self.best["mean"]:
             self.best = self.latest
             self.save("best.pt")
-        if time.monotonic() - self.plotted > 60:
-            self.summarise()
 
     def log(self, name: str, values: dict[str, float], csv_only: dict[str, float] | None = None) -> None:
         """Adds a row to a CSV file, and the values to TensorBoard and W&B."""
@@ -537,16 +546,18 @@ class Run(AbstractContextManager):
         more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
         more["run"] = {name: getattr(self, name) for name in REMEMBERED}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
-        self.save("checkpoint.pt", more)
+        self.save("checkpoint.pt", **more)
+        self.summarise()
 
-    def save(self, name: str, more: dict | None = None) -> None:
-        sizes = [self.env.observation_space.shape[0], self.env.action_space.shape[0]]
-        content = {"args": asdict(self.args), "step": self.step, "sizes": sizes, "agent": self.agent.state()}
-        save(self.path / name, {**content, **(more or {})})
+    def save(self, name: str, **more: object) -> None:
+        save(
+            self.path / name,
+            {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state(), **more},
+        )
 
     def summarise(self) -> None:
         """Writes summary.json and the plots, as things stand."""
-        self.plotted, seconds = time.monotonic(), time.monotonic() - self.began
+        seconds = time.monotonic() - self.began
         summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": seconds}
         summary |= {"steps_per_second": self.step / seconds, "solved_at_step_by": self.solved}
         save(self.path / "summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
@@ -587,9 +598,8 @@ def check(args: Args) -> None:
         "gamma tau": (0, 1),
         "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
         "batch_size": (1, args.buffer_size),
-        "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
-        "weight_decay noise_sigma ou_theta": (0, 1e9),
-        "actor_learning_rate critic_learning_rate ou_dt": (1e-9, 1e9),
+        "seed eval_every learning_starts noise_decay_steps learning_rate_decay_steps": (0, 2**31),
+        "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta ou_dt": (0, 1e9),
     }
     for names, (low, high) in ranges.items():
         for name in names.split():
@@ -618,8 +628,7 @@ def play(args: Args, flags: set[str]) -> None:
     """--evaluate: plays a checkpoint without noise, in the environment of its training unless --env-id is given."""
     policy, trained = load_policy(path := Path(args.evaluate))
     env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
-    video = args.capture_video and path.parent / "videos" / path.stem
-    env = make_env(env_id, "human" if args.render else None, video)
+    env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
     with explaining(f"{path} was trained in {trained.env_id} and does not fit {env_id}"):
         returns = evaluate(env, policy, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):

