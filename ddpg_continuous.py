@@ -52,9 +52,7 @@ class Args:
     total_timesteps: int = 100_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    learning_rate_decay_steps: int = (
-        100_000  # steps over which both rates fall linearly to zero, 0 = constant (paper: 0)
-    )
+    learning_rate_decay_steps: int = 100_000  # steps over which both rates fall linearly to zero (paper: 0, constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001, with which trials needed more steps)
@@ -68,12 +66,14 @@ class Args:
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
     noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
+
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
     seed: int = 0  # of everything random; with --evaluate, of the first start state
     eval_every: int = 5_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # cpu is the fastest for networks of this size
     num_threads: int = 1  # torch's threads on the CPU
+
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
     checkpoint_every: int = 10_000  # steps between checkpoints, each written at the next end of an episode
@@ -172,9 +172,7 @@ class Critic(nn.Module):
         bias = args.norm != "batch"
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1)
-        bound = (
-            units_1 + action_size
-        ) ** -0.5  # one layer in two parts: the state's is normalised, the action's is not
+        bound = (units_1 + action_size) ** -0.5  # one layer in two parts: the state's, normalised, and the action's
         self.layer_2 = linear(units_1, units_2, bound, bias)
         self.norm_2 = normalisation(args.norm, units_2)
         self.layer_2_action = linear(action_size, units_2, bound, bias=False)
@@ -343,13 +341,9 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
     if video:
         env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
 
-    low, high, unit_box = actions.low, actions.high, gym.spaces.Box(-1.0, 1.0, actions.shape)
-    env = gym.wrappers.TransformAction(
-        env, lambda a: np.clip((low * (1 - a) + high * (1 + a)) / 2, low, high), unit_box
-    )
-    env = gym.wrappers.TransformAction(
-        env, lambda a: finite(a, "the actor's output (lower the learning rates)"), unit_box
-    )
+    low, high, box = actions.low, actions.high, gym.spaces.Box(-1.0, 1.0, actions.shape)
+    env = gym.wrappers.TransformAction(env, lambda a: np.clip((low * (1 - a) + high * (1 + a)) / 2, low, high), box)
+    env = gym.wrappers.TransformAction(env, lambda a: finite(a, "the actor's output (try lower learning rates)"), box)
     env = gym.wrappers.TransformObservation(env, lambda x: finite(np.float32(x), "the environment's observation"), None)
     return gym.wrappers.TransformReward(env, lambda x: float(finite(x, "the environment's reward")))
 
@@ -422,9 +416,8 @@ class Run(AbstractContextManager):
         self.step = self.episode = self.checkpointed = self.length = 0
         self.seconds = self.printed = self.episodic_return = 0.0
         self.returns, self.solved, self.best, self.latest = [], {}, None, None  # 100 episodes; steps; two evaluations
-        self.threshold = (
-            math.inf if env.unwrapped.spec.reward_threshold is None else env.unwrapped.spec.reward_threshold
-        )
+        threshold = env.unwrapped.spec.reward_threshold
+        self.threshold = math.inf if threshold is None else threshold
         name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
         self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w.-]", "-", name)))  # a name for Windows, too
         try:
@@ -456,9 +449,8 @@ class Run(AbstractContextManager):
                 self.wandb = wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
         self.began = time.monotonic() - self.seconds
         self.plain = not sys.stderr.isatty()  # then lines instead of a bar
-        self.bar = tqdm(
-            initial=self.step, total=args.total_timesteps, file=StringIO() if self.plain else None, unit="step"
-        )
+        file = StringIO() if self.plain else None
+        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=file)
         if args.eval_every and self.step == 0:
             self.evaluate()
 
@@ -550,10 +542,8 @@ class Run(AbstractContextManager):
         self.summarise()
 
     def save(self, name: str, **more: object) -> None:
-        save(
-            self.path / name,
-            {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state(), **more},
-        )
+        content = {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state()}
+        save(self.path / name, {**content, **more})
 
     def summarise(self) -> None:
         """Writes summary.json and the plots, as things stand."""
