@@ -52,7 +52,7 @@ class Args:
     total_timesteps: int = 100_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    learning_rate_decay_steps: int = 100_000  # steps over which both rates fall linearly to zero (paper: 0, constant)
+    anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: no; keeps what was learned)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001, with which trials needed more steps)
@@ -278,7 +278,6 @@ def train(args: Args) -> None:
         for step in range(run.step + 1, args.total_timesteps + 1):
             # Act: at random at first, then by the policy plus noise. What is clipped here is executed and stored.
             noise_scale = max(0.0, 1 - step / args.noise_decay_steps) if args.noise_decay_steps else 1.0
-            rate_scale = max(0.0, 1 - step / args.learning_rate_decay_steps) if args.learning_rate_decay_steps else 1.0
             if step <= args.learning_starts:
                 action = rng.uniform(-1, 1, action_size).astype(np.float32)
             else:
@@ -294,7 +293,7 @@ def train(args: Args) -> None:
             # Learn
             values = {}
             if step > args.learning_starts:
-                agent.scale_learning_rates(rate_scale)
+                agent.scale_learning_rates(1 - step / args.total_timesteps if args.anneal else 1.0)
                 values = agent.update(replay.sample(args.batch_size), read=step % LOG_EVERY == 0)
 
             # Log, evaluate, save
@@ -588,7 +587,7 @@ def check(args: Args) -> None:
         "gamma tau": (0, 1),
         "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
         "batch_size": (1, args.buffer_size),
-        "seed eval_every learning_starts noise_decay_steps learning_rate_decay_steps": (0, 2**31),
+        "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
         "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta ou_dt": (0, 1e9),
     }
     for names, (low, high) in ranges.items():
