@@ -62,10 +62,10 @@ class Args:
     norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
     learning_starts: int = 10_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
-    noise_sigma: float = 0.2  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2)
+    noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2; some seeds then only hover)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
-    noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
+    noise_decay_steps: int | None = None  # steps in which it falls to zero, 0 = never (default: all steps; paper: 0)
 
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
     seed: int = 0  # of everything random; with --evaluate, of the first start state
@@ -272,12 +272,13 @@ def train(args: Args) -> None:
     replay = ReplayMemory(args.buffer_size, observation_size, action_size, rng)
     theta, dt = (args.ou_theta, args.ou_dt) if args.noise == "ou" else (1.0, 1.0)  # θ dt = 1 has no memory: Gaussian
     noise = OrnsteinUhlenbeckNoise(action_size, args.noise_sigma, theta, dt, rng)
+    noise_steps = args.total_timesteps if args.noise_decay_steps is None else args.noise_decay_steps
 
     with Run(args, agent, replay, rng, env) as run:
         observation, _ = env.reset(seed=None if run.step else args.seed)
         for step in range(run.step + 1, args.total_timesteps + 1):
             # Act: at random at first, then by the policy plus noise. What is clipped here is executed and stored.
-            noise_scale = max(0.0, 1 - step / args.noise_decay_steps) if args.noise_decay_steps else 1.0
+            noise_scale = max(0.0, 1 - step / noise_steps) if noise_steps else 1.0
             if step <= args.learning_starts:
                 action = rng.uniform(-1, 1, action_size).astype(np.float32)
             else:
@@ -587,7 +588,7 @@ def check(args: Args) -> None:
         "gamma tau": (0, 1),
         "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
         "batch_size": (1, args.buffer_size),
-        "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
+        "seed eval_every learning_starts": (0, 2**31),
         "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta ou_dt": (0, 1e9),
     }
     for names, (low, high) in ranges.items():

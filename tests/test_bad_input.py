@@ -167,7 +167,7 @@ class Hostile:
     ],
 )
 def test_an_environment_that_is_unknown_or_unsuitable_is_refused(env_id, parts, refused, folder):
-    refused(("--env-id", env_id), *parts)
+    refused((*STILL, "--env-id", env_id), *parts)
     assert not (folder / "runs").exists()
 
 
@@ -186,7 +186,7 @@ def test_an_environment_whose_packages_are_missing_says_how_to_install_them(
         if name.startswith(("gymnasium.envs.box2d", "gymnasium.envs.mujoco", "gymnasium.envs.phys2d")):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
-    refused(("--env-id", env_id), "pip install", package)
+    refused((*STILL, "--env-id", env_id), "pip install", package)
     assert not (folder / "runs").exists()
 
 
@@ -216,7 +216,7 @@ def test_an_environment_whose_packages_are_missing_says_how_to_install_them(
         ("--noise-sigma", -0.1),
         ("--noise-sigma", "nan"),
         ("--ou-theta", -1),
-        ("--ou-dt", 0),
+        ("--ou-dt", -1),
         ("--noise-decay-steps", -1),
         ("--eval-every", -1),
         ("--eval-episodes", 0),
@@ -227,13 +227,13 @@ def test_an_environment_whose_packages_are_missing_says_how_to_install_them(
     ],
 )
 def test_a_value_out_of_range_is_refused_and_the_line_names_the_flag(flags, refused, folder):
-    refused(flags, flags[0], str(flags[1]).replace("inf", "inf|finite"))
+    refused((*STILL, *flags), flags[0], str(flags[1]).replace("inf", "inf|finite"))
     assert not (folder / "runs").exists()
 
 
 @pytest.mark.parametrize("flags", [("--nonsense", 3), ("--total-timesteps", "many"), ("--norm", "instance")])
 def test_what_tyro_refuses_has_its_own_message_and_status_2(flags, command, folder):
-    status, out, err = command(*flags)
+    status, out, err = command(*STILL, *flags)
     assert status == 2
     assert flags[0] in out + err
     assert "Traceback" not in err
@@ -307,7 +307,9 @@ def test_resume_refuses_a_damaged_or_foreign_args_json(text, part, refused, run)
     assert snapshot(run) == before
 
 
-@pytest.mark.parametrize("flags", [("--seed", 3), ("--seed=3",), ("--batch_size", 8), ("--track",), ("--run-name", "x")])
+@pytest.mark.parametrize(
+    "flags", [("--seed", 3), ("--seed=3",), ("--batch_size", 8), ("--track",), ("--run-name", "x")]
+)
 def test_resume_refuses_other_flags_beside_it_and_names_them(flags, refused, run):
     before = snapshot(run)
     refused(("--resume", run, *flags), "args.json", flags[0].partition("=")[0].replace("_", "."))
