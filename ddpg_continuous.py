@@ -588,12 +588,12 @@ def check(args: Args) -> None:
         "gamma tau": (0, 1),
         "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
         "batch_size": (1, args.buffer_size),
-        "seed eval_every learning_starts": (0, 2**31),
+        "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
         "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta ou_dt": (0, 1e9),
     }
     for names, (low, high) in ranges.items():
         for name in names.split():
-            value = getattr(args, name)
+            value = getattr(args, name) or 0
             if not low <= np.min(value) <= np.max(value) <= high:
                 raise RunError(f"--{name.replace('_', '-')} is {value}: it has to be from {low} to {high}")
     if args.device != "cpu" and not getattr(torch, args.device).is_available():

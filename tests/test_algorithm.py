@@ -775,12 +775,15 @@ def test_the_noise_falls_linearly_to_zero_within_noise_decay_steps(train):
     assert distance[400:].max() < 1e-5  # the policy itself
 
 
-@pytest.mark.parametrize(("decay_steps", "left"), [(0, 1.0), (640, 0.5), (200, 0.0)])
-def test_both_learning_rates_fall_linearly_to_zero_within_their_decay_steps(train, decay_steps, left):
-    rates = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-2}
-    run = train(learning_rate_decay_steps=decay_steps, **rates)  # 320 steps
-    optimizers = torch.load(run.path / "last.pt", weights_only=True)["agent"]["optimizers"]
-    assert [x["param_groups"][0]["lr"] for x in optimizers] == pytest.approx([1e-3 * left, 1e-2 * left])
+@pytest.mark.parametrize(
+    ("anneal", "left"), [(True, {"checkpoint": 1 / 3, "last": 0}), (False, {"checkpoint": 1, "last": 1})]
+)
+def test_both_learning_rates_fall_linearly_to_zero_at_the_last_step_or_stay(train, anneal, left):
+    run = train(anneal=anneal, total_timesteps=480, actor_learning_rate=1e-3, critic_learning_rate=1e-2)
+    for name, share in left.items():  # after 320 and 480 steps
+        optimizers = torch.load(run.path / f"{name}.pt", weights_only=True)["agent"]["optimizers"]
+        rates = [optimizer["param_groups"][0]["lr"] for optimizer in optimizers]
+        assert rates == pytest.approx([1e-3 * share, 1e-2 * share])
 
 
 def test_evaluations_are_noise_free_and_leave_no_trace_in_the_training(train):
