@@ -330,7 +330,8 @@ def current_env_id(env_id: str) -> str:
 
 def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = False) -> gym.Env:
     """Makes an environment with actions (A,) in [-1, 1] and observations (S,), both float32; RunError if unsuitable."""
-    env = gym.make(env_id, render_mode="rgb_array" if video else render_mode)
+    options = {"render_mode": "rgb_array" if video else render_mode} if video or render_mode else {}
+    env = gym.make(env_id, **options)
     actions, observations = env.action_space, env.observation_space
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or not actions.is_bounded():
         raise RunError(f"{env_id} has the actions {actions}: DDPG needs continuous, bounded ones, a vector Box")
@@ -344,8 +345,8 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
     low, high, box = actions.low, actions.high, gym.spaces.Box(-1.0, 1.0, actions.shape)
     env = gym.wrappers.TransformAction(env, lambda a: np.clip((low * (1 - a) + high * (1 + a)) / 2, low, high), box)
     env = gym.wrappers.TransformAction(env, lambda a: finite(a, "the actor's output (try lower learning rates)"), box)
-    env = gym.wrappers.TransformObservation(env, lambda x: finite(np.float32(x), "the environment's observation"), None)
-    return gym.wrappers.TransformReward(env, lambda x: float(finite(x, "the environment's reward")))
+    env = gym.wrappers.TransformObservation(env, lambda x: finite(np.array(x, np.float32), "the observation"), None)
+    return gym.wrappers.TransformReward(env, lambda x: finite(np.float32(x), "the reward").item())
 
 
 def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int) -> list[float]:
@@ -530,8 +531,10 @@ class Run(AbstractContextManager):
         finite(self.agent.act(np.zeros(self.env.observation_space.shape, np.float32)), "the actor's output")
         self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
         self.events.flush()
-        # As after a resume: a new environment with the old one's random state, and nothing else hidden from its past
-        old, self.env = self.env, make_env(self.args.env_id)
+        old, self.env = (
+            self.env,
+            make_env(self.args.env_id),
+        )  # as after a resume: nothing of it goes on but its generator
         self.env.unwrapped.np_random = old.unwrapped.np_random
         old.close()
         more = {"rows": torch.from_numpy(self.replay.rows[: len(self.replay)]), "added": self.replay.added}
@@ -587,9 +590,10 @@ def check(args: Args) -> None:
     ranges = {
         "gamma tau": (0, 1),
         "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
-        "batch_size": (1, args.buffer_size),
+        "batch_size": (2 if args.norm == "batch" else 1, args.buffer_size),
         "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
-        "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta ou_dt": (0, 1e9),
+        "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta": (0, 1e9),
+        "ou_dt": (0, 2 / max(args.ou_theta, 1e-9)),  # beyond, the noise would grow without end
     }
     for names, (low, high) in ranges.items():
         for name in names.split():

@@ -684,7 +684,7 @@ def train(toy, tmp_path, monkeypatch):
         EVENTS.clear()
         few = {"total_timesteps": 320, "learning_starts": RANDOM_STEPS, "eval_every": 0, "eval_episodes": 3}
         small = {"hidden_sizes": (8, 8), "batch_size": 8, "buffer_size": 1000, "checkpoint_every": 320}
-        slow = {"actor_learning_rate": 1e-9}  # a policy that stays as it started: near 0
+        slow = {"actor_learning_rate": 1e-9, "noise_decay_steps": 0}  # the policy stays near 0, the noise as it is
         args = {"env_id": toy(), "runs_dir": str(tmp_path), "run_name": name, **few, **small, **slow, **args}
         script.train(script.Args(**args))
         path = tmp_path / name
@@ -764,15 +764,18 @@ def test_the_noise_restarts_at_every_episode_and_only_there(train):
     assert ends.std() > 2 * sigma  # 12 and 20 steps away: 4 σ
 
 
-def test_the_noise_falls_linearly_to_zero_within_noise_decay_steps(train):
-    run = train(noise_sigma=0.4, noise_decay_steps=400, norm="none", total_timesteps=640, checkpoint_every=640)
+@pytest.mark.parametrize(("decay_steps", "end"), [(400, 400), (None, 640)])
+def test_the_noise_falls_linearly_to_zero_within_its_decay_steps_or_all_steps(train, decay_steps, end):
+    steps = {"total_timesteps": 640, "checkpoint_every": 640, "noise_decay_steps": decay_steps}
+    run = train(noise_sigma=0.4, norm="none", **steps)
     log = pd.read_csv(run.path / "updates.csv", index_col="step")
-    assert log["noise_sigma"].to_dict() == pytest.approx({100: 0.3, 200: 0.2, 300: 0.1, 400: 0, 500: 0, 600: 0})
+    expected = {step: 0.4 * max(0, 1 - step / end) for step in range(100, 640, 100)}
+    assert log["noise_sigma"].to_dict() == pytest.approx(expected)
     policy, _ = script.load_policy(run.path / "last.pt")
     s, a, *_ = run.columns
     distance = np.abs(a - np.array([policy(observation) for observation in s])).max(axis=1)
     assert distance[RANDOM_STEPS:300].mean() > 0.1
-    assert distance[400:].max() < 1e-5  # the policy itself
+    assert distance[end - 1 :].max() < 1e-5  # the policy itself
 
 
 @pytest.mark.parametrize(

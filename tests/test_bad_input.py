@@ -328,14 +328,16 @@ def truncated(run, _):
     (run / "checkpoint.pt").write_bytes(data[: len(data) // 2])
 
 
+def truncated_at_the_start(run, _):
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:100])
+
+
+def truncated_at_the_end(run, _):
+    (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:-1])
+
+
 def empty(run, _):
     (run / "checkpoint.pt").write_bytes(b"")
-
-
-def flipped(run, _):
-    data = bytearray((run / "checkpoint.pt").read_bytes())
-    data[len(data) // 2] ^= 255
-    (run / "checkpoint.pt").write_bytes(data)
 
 
 def of_something_else(run, _):
@@ -378,8 +380,9 @@ def with_another_norm(run, _):
     "damage",
     [
         truncated,
+        truncated_at_the_start,
+        truncated_at_the_end,
         empty,
-        flipped,
         of_something_else,
         hostile,
         hostile_for_torch,
