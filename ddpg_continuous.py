@@ -56,7 +56,7 @@ class Args:
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001, with which trials needed more steps)
-    batch_size: int = 128  # minibatch size N (paper: 64, whose batch norm is noisy: fewer seeds solved the lander)
+    batch_size: int = 64  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
     norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
@@ -64,7 +64,7 @@ class Args:
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
     noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2; some seeds then only hover)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
-    ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
+    ou_dt: float = 0.1  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated; 1 is forgotten too soon to land)
     noise_decay_steps: int | None = None  # steps in which it falls to zero, 0 = never (default: all steps; paper: 0)
 
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
@@ -151,6 +151,7 @@ class Actor(nn.Module):
         super().__init__()
         units_1, units_2 = args.hidden_sizes
         bias = args.norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
+        self.norm_0 = normalisation(args.norm.replace("layer", "none"), observation_size, acts)
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1, acts)
         self.layer_2 = linear(units_1, units_2, units_1**-0.5, bias)
@@ -158,29 +159,26 @@ class Actor(nn.Module):
         self.output = linear(units_2, action_size, 3e-3)
 
     def forward(self, s: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.norm_1(self.layer_1(s)))  # (N, 400)
+        x = F.relu(self.norm_1(self.layer_1(self.norm_0(s))))  # (N, 400)
         x = F.relu(self.norm_2(self.layer_2(x)))  # (N, 300)
         return torch.tanh(self.output(x))  # (N, A)
 
 
 class Critic(nn.Module):
-    """The action value Q(s, a): (N, S) and (N, A) to (N, 1). The action enters at the second hidden layer."""
+    """The action value Q(s, a): (N, S) and (N, A) to (N, 1). All before the action is normalised, nothing after."""
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        bias = args.norm != "batch"
-        self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
+        self.norm_0 = normalisation(args.norm.replace("layer", "none"), observation_size)
+        self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, args.norm != "batch")
         self.norm_1 = normalisation(args.norm, units_1)
-        bound = (units_1 + action_size) ** -0.5  # one layer in two parts: the state's, normalised, and the action's
-        self.layer_2 = linear(units_1, units_2, bound, bias)
-        self.norm_2 = normalisation(args.norm, units_2)
-        self.layer_2_action = linear(action_size, units_2, bound, bias=False)
+        self.layer_2 = linear(units_1 + action_size, units_2, (units_1 + action_size) ** -0.5)
         self.output = linear(units_2, 1, 3e-3)
 
     def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.norm_1(self.layer_1(s)))  # (N, 400)
-        x = F.relu(self.norm_2(self.layer_2(x)) + self.layer_2_action(a))  # (N, 300)
+        x = F.relu(self.norm_1(self.layer_1(self.norm_0(s))))  # (N, 400)
+        x = F.relu(self.layer_2(torch.cat([x, a], dim=1)))  # (N, 300): the action enters at the second hidden layer
         return self.output(x)  # (N, 1)
 
 
@@ -531,10 +529,7 @@ class Run(AbstractContextManager):
         finite(self.agent.act(np.zeros(self.env.observation_space.shape, np.float32)), "the actor's output")
         self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
         self.events.flush()
-        old, self.env = (
-            self.env,
-            make_env(self.args.env_id),
-        )  # as after a resume: nothing of it goes on but its generator
+        old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
         self.env.unwrapped.np_random = old.unwrapped.np_random
         old.close()
         more = {"rows": torch.from_numpy(self.replay.rows[: len(self.replay)]), "added": self.replay.added}
