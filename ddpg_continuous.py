@@ -132,16 +132,17 @@ def linear(inputs: int, units: int, bound: float, bias: bool = True) -> nn.Linea
     return layer
 
 
-def normalisation(norm: str, units: int, acts: bool = False) -> nn.Module:
+def normalisation(norm: str, units: int, acts: bool = False, is_input: bool = False) -> nn.Module:
     """A layer's normalisation, (N, units) to (N, units).
 
     Batch norm takes the minibatch's own mean and variance in every training pass: with running averages in the targets,
     Q diverges. Only an actor that `acts`, on one observation, keeps running averages. Their momentum is 0.01, as with
-    torch's 0.1 a single odd minibatch sways the policy.
+    torch's 0.1 a single odd minibatch sways the policy. The input needs no scale and shift of its own before a layer
+    that learns them, and no layer norm, which would mix metres and radians.
     """
     if norm == "batch":
-        return nn.BatchNorm1d(units, momentum=0.01, track_running_stats=acts)
-    return nn.LayerNorm(units) if norm == "layer" else nn.Identity()
+        return nn.BatchNorm1d(units, momentum=0.01, affine=not is_input, track_running_stats=acts)
+    return nn.LayerNorm(units) if norm == "layer" and not is_input else nn.Identity()
 
 
 class Actor(nn.Module):
@@ -151,7 +152,7 @@ class Actor(nn.Module):
         super().__init__()
         units_1, units_2 = args.hidden_sizes
         bias = args.norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
-        self.norm_0 = normalisation(args.norm.replace("layer", "none"), observation_size, acts)
+        self.norm_0 = normalisation(args.norm, observation_size, acts, is_input=True)
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1, acts)
         self.layer_2 = linear(units_1, units_2, units_1**-0.5, bias)
@@ -170,7 +171,7 @@ class Critic(nn.Module):
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        self.norm_0 = normalisation(args.norm.replace("layer", "none"), observation_size)
+        self.norm_0 = normalisation(args.norm, observation_size, is_input=True)
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, args.norm != "batch")
         self.norm_1 = normalisation(args.norm, units_1)
         self.layer_2 = linear(units_1 + action_size, units_2, (units_1 + action_size) ** -0.5)
