@@ -65,7 +65,7 @@ class Args:
     noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2; some seeds then only hover)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated; 1 is forgotten too soon to land)
-    noise_decay_steps: int | None = None  # steps in which it falls to zero, 0 = never (default: all steps; paper: 0)
+    noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
 
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
     seed: int = 0  # of everything random; with --evaluate, of the first start state
@@ -271,13 +271,12 @@ def train(args: Args) -> None:
     replay = ReplayMemory(args.buffer_size, observation_size, action_size, rng)
     theta, dt = (args.ou_theta, args.ou_dt) if args.noise == "ou" else (1.0, 1.0)  # θ dt = 1 has no memory: Gaussian
     noise = OrnsteinUhlenbeckNoise(action_size, args.noise_sigma, theta, dt, rng)
-    noise_steps = args.total_timesteps if args.noise_decay_steps is None else args.noise_decay_steps
 
     with Run(args, agent, replay, rng, env) as run:
         observation, _ = env.reset(seed=None if run.step else args.seed)
         for step in range(run.step + 1, args.total_timesteps + 1):
             # Act: at random at first, then by the policy plus noise. What is clipped here is executed and stored.
-            noise_scale = max(0.0, 1 - step / noise_steps) if noise_steps else 1.0
+            noise_scale = max(0.0, 1 - step / args.noise_decay_steps) if args.noise_decay_steps else 1.0
             if step <= args.learning_starts:
                 action = rng.uniform(-1, 1, action_size).astype(np.float32)
             else:

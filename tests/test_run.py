@@ -37,7 +37,7 @@ import ddpg_continuous as script
 LOGS = ("episodes.csv", "evaluations.csv", "updates.csv")
 SMALL = ("--hidden-sizes", 16, 16, "--batch-size", 8, "--learning-starts", 50, "--eval-episodes", 2)
 SMOKE = ("--env-id", "LunarLanderContinuous-v2", *SMALL, "--total-timesteps", 600, "--eval-every", 250)
-SMOKE = (*SMOKE, "--checkpoint-every", 200)
+SMOKE = (*SMOKE, "--checkpoint-every", 200, "--noise-sigma", 0.3, "--noise-decay-steps", 0)
 POINT = ("--env-id", "point_environments:Point-v0", *SMALL)
 QUICK = ("--env-id", "point_environments:Quick-v0", *SMALL, "--eval-every", 0)
 
@@ -128,13 +128,17 @@ def command(monkeypatch, capsys):
     return run
 
 
+WITHOUT_PLOTS = ("-c", "import ddpg_continuous as script; script.plot = lambda *_: None; script.main()")
+
+
 @pytest.fixture
 def start(folder):
-    """Starts the command line in a process of its own; the test's end ends it."""
+    """Starts the command line in a process of its own, too without plots; the test's end ends it."""
     processes = []
 
-    def run(*flags, program=(script.__file__,), **options):
-        environment = {**os.environ, "COLUMNS": "160", **options.pop("env", {})}
+    def run(*flags, program=WITHOUT_PLOTS, **options):
+        path = {"PYTHONPATH": str(Path(script.__file__).parent), "COLUMNS": "160"}
+        environment = {**os.environ, **path, **options.pop("env", {})}
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": folder, **options}
         command = [sys.executable, *map(str, [*program, *flags])]
         processes.append(subprocess.Popen(command, env=environment, **options))
@@ -480,23 +484,22 @@ def test_a_run_killed_again_and_again_equals_one_never_killed(command, folder, s
 
 
 def test_a_bipedal_walker_killed_by_sigkill_at_various_moments_equals_one_never_killed(command, start, folder):
-    flags = ("--env-id", "BipedalWalker-v3", *SMALL, "--eval-episodes", 1, "--seed", 3, "--total-timesteps", 700)
-    flags = (*flags, "--eval-every", 300, "--checkpoint-every", 200)
+    flags = ("--env-id", "BipedalWalker-v3", *SMALL, "--learning-starts", 400, "--eval-episodes", 1)
+    flags = (*flags, "--seed", 3, "--total-timesteps", 700, "--eval-every", 300, "--checkpoint-every", 200)
     assert command(*flags, "--run-name", "reference")[0] == 0
     run = folder / "runs/killed"
 
-    def kill(process, condition, delay):
+    def kill(process, condition, delay=0.0):
         wait_for(condition, process)
         time.sleep(delay)
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it was to be killed while it runs"
 
-    kill(start(*flags, "--run-name", "killed"), (run / "evaluations.csv").exists, 0)
+    kill(start(*flags, "--run-name", "killed"), (run / "evaluations.csv").exists)
     assert not (run / "checkpoint.pt").exists(), "it was to be killed before its first checkpoint"
-    kill(start("--resume", run), (run / "checkpoint.pt").exists, 0)
-    written = (run / "checkpoint.pt").stat().st_mtime_ns
-    delay = random.Random().uniform(0, 0.2)
-    kill(start("--resume", run), lambda: (run / "checkpoint.pt").stat().st_mtime_ns > written, delay)
+    kill(start("--resume", run), (run / "checkpoint.pt").exists)
+    known = set(run.glob("events.*"))
+    kill(start("--resume", run), lambda: set(run.glob("events.*")) - known, delay=random.Random().uniform(0, 0.2))
     assert command("--resume", run)[0] == 0
     assert_same_run(run, folder / "runs/reference")
 
@@ -529,6 +532,7 @@ def test_a_run_directory_is_locked_while_a_process_writes_to_it_and_free_once_th
 def test_a_run_resumed_with_more_steps_equals_one_that_had_them_from_the_start(noise, command, folder, monkeypatch):
     monkeypatch.setattr(script, "LOG_EVERY", 10)
     flags = (*POINT, "--checkpoint-every", 60, "--eval-every", 50, "--noise", noise)
+    flags = (*flags, "--no-anneal", "--noise-decay-steps", 0)  # what falls until the last step would fall otherwise
     assert command(*flags, "--total-timesteps", 130, "--run-name", "resumed")[0] == 0
     assert command("--resume", "runs/resumed", "--total-timesteps", 210)[0] == 0
     assert command(*flags, "--total-timesteps", 210, "--run-name", "reference")[0] == 0
@@ -537,6 +541,16 @@ def test_a_run_resumed_with_more_steps_equals_one_that_had_them_from_the_start(n
     assert same(load(folder / "runs/resumed/last.pt")["agent"], load(folder / "runs/reference/last.pt")["agent"])
     assert_events_equal_csvs(folder / "runs/resumed")
     assert json.loads((folder / "runs/resumed/args.json").read_text())["args"]["total_timesteps"] == 210
+
+
+def test_noise_that_falls_until_the_last_step_falls_until_the_new_one_after_a_resume(command, folder, monkeypatch):
+    monkeypatch.setattr(script, "LOG_EVERY", 10)
+    flags = (*POINT, "--noise-sigma", 0.3, "--checkpoint-every", 60, "--eval-every", 0, "--run-name", "resumed")
+    assert command(*flags, "--total-timesteps", 100)[0] == 0
+    assert command("--resume", "runs/resumed", "--total-timesteps", 200)[0] == 0
+    sigma = pd.read_csv(folder / "runs/resumed/updates.csv", index_col="step")["noise_sigma"]
+    totals = np.where(sigma.index <= 60, 100, 200)  # its checkpoint was at step 60
+    np.testing.assert_allclose(sigma, 0.3 * (1 - sigma.index / totals), atol=1e-12)
 
 
 def test_the_best_weights_are_those_of_the_best_evaluation_after_a_resume_too(command, folder, monkeypatch):
@@ -593,7 +607,7 @@ def test_ctrl_c_leaves_plots_and_summary_says_where_they_are_and_the_run_can_go_
         "--run-name",
         "stopped",
     )
-    process = start(*flags, preexec_fn=with_sigint)
+    process = start(*flags, program=(script.__file__,), preexec_fn=with_sigint)
     wait_for((run / "checkpoint.pt").exists, process)
     for file in run.glob("learning_curve.*"):
         file.unlink()
@@ -602,11 +616,11 @@ def test_ctrl_c_leaves_plots_and_summary_says_where_they_are_and_the_run_can_go_
     assert (process.returncode, err) == (130, "")
     steps = re.search(r"after (\d+) steps: .*stopped", out.splitlines()[-1])
     assert summary(run)["steps"] == int(steps[1])
-    assert 100 <= int(steps[1]) < 4000
+    assert 300 <= int(steps[1]) < 1500
     assert matplotlib.image.imread(run / "learning_curve.png").std() > 0.01
     assert (run / "learning_curve.pdf").read_bytes().startswith(b"%PDF-")
     assert command("--resume", run)[0] == 0
-    assert pd.read_csv(run / "episodes.csv")["step"].iloc[-1] == summary(run)["steps"] == 4000
+    assert pd.read_csv(run / "episodes.csv")["step"].iloc[-1] == summary(run)["steps"] == 1500
 
 
 def test_ctrl_c_before_any_write_changes_nothing_in_the_resumed_run(command, folder, stop_before, monkeypatch):
@@ -650,7 +664,10 @@ def limit_file_size(size):
     ("flags", "size"),
     [
         # Replay and with it checkpoint.pt grow by 80 bytes per step: the first fits, a later one is cut off half-way
-        (("--env-id", "LunarLanderContinuous-v3", *SMALL, "--checkpoint-every", 100), 90_000),
+        (
+            ("--env-id", "LunarLanderContinuous-v3", *SMALL, "--learning-starts", 2000, "--checkpoint-every", 300),
+            90_000,
+        ),
         # Replay stays small: the logs, CSV and TensorBoard, outgrow the disk
         ((*QUICK, "--buffer-size", 50, "--checkpoint-every", 100), 50_000),
     ],
@@ -658,9 +675,7 @@ def limit_file_size(size):
 )
 def test_a_full_disk_ends_the_run_with_one_line_and_leaves_the_last_checkpoint(flags, size, start, command, folder):
     flags = (*flags, "--total-timesteps", 20_000, "--eval-every", 0, "--run-name", "full")
-    program = "import ddpg_continuous as script; script.plot = lambda *_: None; script.main()"  # a plot is larger
-    environment = {"PYTHONPATH": str(Path(script.__file__).parent)}
-    process = start(*flags, program=("-c", program), env=environment, preexec_fn=limit_file_size(size))
+    process = start(*flags, preexec_fn=limit_file_size(size))
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2, err
     assert "File too large" in one_line(err)
@@ -911,7 +926,7 @@ def test_importing_the_script_does_nothing_and_wandb_is_imported_only_for_track(
         print("wandb" in sys.modules)
     """
     flags = (*POINT, "--total-timesteps", 60, "--eval-every", 0)
-    process = start(*flags, program=("-c", program), env={"PYTHONPATH": str(Path(script.__file__).parent)})
+    process = start(*flags, program=("-c", program))
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert out.splitlines()[0] == "imported"
@@ -944,11 +959,15 @@ def test_every_normalisation_trains_with_every_noise(norm, noise, command, folde
     assert np.isfinite(pd.read_csv(folder / "runs/run/updates.csv").to_numpy()).all()
 
 
-def test_noise_of_another_kind_or_size_gives_another_run_and_decays_linearly(command, folder):
-    variants = {"ou": (), "gaussian": ("--noise", "gaussian"), "weak": ("--noise-sigma", 0.1)}
-    variants["decaying"] = ("--noise-decay-steps", 250)
-    for name, flags in variants.items():
-        assert command(*POINT, *flags, "--total-timesteps", 300, "--eval-every", 0, "--run-name", name)[0] == 0
-    assert len({(folder / "runs" / name / "episodes.csv").read_bytes() for name in variants}) == 4
-    sigma = pd.read_csv(folder / "runs/decaying/updates.csv")["noise_sigma"]
-    np.testing.assert_allclose(sigma, [0.3 * 150 / 250, 0.3 * 50 / 250, 0.0])
+def test_noise_of_another_kind_or_size_gives_another_run_and_falls_linearly(command, folder):
+    flags = (*POINT, "--noise-sigma", 0.3, "--total-timesteps", 300, "--eval-every", 0)
+    variants = {"gaussian": ("--noise", "gaussian"), "weak": ("--noise-sigma", 0.1), "default": ()}
+    variants |= {f"{steps} steps": ("--noise-decay-steps", steps) for steps in (0, 250, 300)}
+    for name, more in variants.items():
+        assert command(*flags, *more, "--run-name", name)[0] == 0
+    logs = {name: (folder / "runs" / name.replace(" ", "-") / "episodes.csv").read_bytes() for name in variants}
+    assert logs["default"] == logs.pop("300 steps"), "by default the noise falls to zero over the whole run"
+    assert len(set(logs.values())) == 5
+    for name, sigmas in (("0-steps", [0.3, 0.3, 0.3]), ("250-steps", [0.3 * 150 / 250, 0.3 * 50 / 250, 0.0])):
+        logged = pd.read_csv(folder / "runs" / name / "updates.csv")["noise_sigma"]
+        np.testing.assert_allclose(logged, sigmas, atol=1e-12)
