@@ -887,7 +887,8 @@ def test_weights_and_biases_gets_the_values_of_the_csvs_and_a_resumed_run_keeps_
     environment = {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}
     environment |= {f"WANDB_{name}_DIR": str(folder / name) for name in ("CONFIG", "CACHE", "DATA")}
     run, files = folder / "runs/tracked", []
-    flags = (*POINT, "--total-timesteps", 200, "--eval-every", 100, "--checkpoint-every", 120, "--run-name", "tracked")
+    flags = (*POINT, "--no-anneal", "--total-timesteps", 200, "--eval-every", 100, "--checkpoint-every", 120)
+    flags = (*flags, "--run-name", "tracked")
     for arguments in ((*flags, "--track"), ("--resume", run, "--total-timesteps", 400)):
         process = start(*arguments, env=environment)
         _, err = process.communicate()
