@@ -27,6 +27,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -66,14 +67,12 @@ class Args:
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
     noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
-
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
     seed: int = 0  # of everything random; with --evaluate, of the first start state
     eval_every: int = 5_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # cpu is the fastest for networks of this size
     num_threads: int = 1  # torch's threads on the CPU
-
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
     checkpoint_every: int = 10_000  # steps between checkpoints, each written at the next end of an episode
@@ -136,9 +135,8 @@ def normalisation(norm: str, units: int, acts: bool = False, is_input: bool = Fa
     """A layer's normalisation, (N, units) to (N, units).
 
     Batch norm takes the minibatch's own mean and variance in every training pass: with running averages in the targets,
-    Q diverges. Only an actor that `acts`, on one observation, keeps running averages. Their momentum is 0.01, as with
-    torch's 0.1 a single odd minibatch sways the policy. The input needs no scale and shift of its own before a layer
-    that learns them, and no layer norm, which would mix metres and radians.
+    Q diverges. Only an actor that `acts`, on one observation, keeps running averages; with torch's momentum of 0.1 one
+    odd minibatch would sway it. On the input, a scale and shift of its own would be idle, and layer norm mix the units.
     """
     if norm == "batch":
         return nn.BatchNorm1d(units, momentum=0.01, affine=not is_input, track_running_stats=acts)
@@ -249,8 +247,11 @@ class DDPG(nn.Module):
             optimizer.param_groups[0]["lr"] = scale * optimizer.defaults["lr"]
 
     def state(self) -> dict:
-        """All that an exact continuation needs; set_state() takes it up."""
         return {"networks": self.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+
+    def magnitude(self) -> float:
+        moments = (x for optimizer in self.optimizers for state in optimizer.state.values() for x in state.values())
+        return sum(x.abs().sum().item() for x in (*self.state_dict().values(), *moments))
 
     def set_state(self, state: dict) -> None:
         self.load_state_dict(state["networks"])
@@ -265,7 +266,7 @@ def train(args: Args) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     args.env_id = current_env_id(args.env_id)
-    env = make_env(args.env_id)
+    env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
     observation_size, action_size = env.observation_space.shape[0], env.action_space.shape[0]
     agent = DDPG(observation_size, action_size, args)
     replay = ReplayMemory(args.buffer_size, observation_size, action_size, rng)
@@ -275,6 +276,7 @@ def train(args: Args) -> None:
     with Run(args, agent, replay, rng, env) as run:
         observation, _ = env.reset(seed=None if run.step else args.seed)
         for step in range(run.step + 1, args.total_timesteps + 1):
+            run.step = step
             # Act: at random at first, then by the policy plus noise. What is clipped here is executed and stored.
             noise_scale = max(0.0, 1 - step / args.noise_decay_steps) if args.noise_decay_steps else 1.0
             if step <= args.learning_starts:
@@ -372,8 +374,6 @@ def explaining(trouble: str) -> Iterator[None]:
     """Puts whatever goes wrong inside into one line: damaged files make libraries raise nearly anything."""
     try:
         yield
-    except (OSError, RunError):
-        raise
     except Exception as error:
         raise RunError(f"{trouble}: {str(error)[:150]}") from error
 
@@ -389,10 +389,10 @@ def save(path: Path, content: dict) -> None:
 
 def load(path: Path) -> dict:
     """What save() wrote. weights_only: code in a hostile file does not run."""
-    with explaining(f"{path} is damaged or foreign"):
+    with explaining(f"cannot use {path}"):
         content = json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, "cpu", weights_only=True)
         if content["script"] != SCRIPT:
-            raise RunError(f"{path} was written by {content['script']}.py: use that script")
+            raise RunError(f"it was written by {content['script']}.py: use that script")
         return content
 
 
@@ -411,6 +411,7 @@ class Run(AbstractContextManager):
 
     def __init__(self, args: Args, agent: DDPG, replay: ReplayMemory, rng: np.random.Generator, env: gym.Env) -> None:
         """Makes the directory, or opens the one to resume and restores its checkpoint; RunError if it is taken."""
+        wandb = __import__("wandb") if args.track else None  # before anything is written
         self.args, self.agent, self.replay, self.rng, self.env = args, agent, replay, rng, env
         self.step = self.episode = self.checkpointed = self.length = 0
         self.seconds = self.printed = self.episodic_return = 0.0
@@ -436,16 +437,17 @@ class Run(AbstractContextManager):
                 rng.bit_generator.state, env.unwrapped.np_random.bit_generator.state = state["rng"], state["env_rng"]
                 vars(self).update(state["run"], checkpointed=state["run"]["step"])
                 log_sizes = state["log_sizes"]
+                if state["best"] is not None:
+                    (self.path / "best.pt").write_bytes(state["best"].numpy().tobytes())
+                if state["args"]["env_id"] != args.env_id:
+                    raise RunError(f"it is of {state['args']['env_id']}")
         versions = {"python": sys.version} | {library.__name__: library.__version__ for library in (gym, np, torch)}
         save(self.path / "args.json", {"args": asdict(args), "versions": versions})
         for log in self.logs():  # what came after the checkpoint will be logged again
             os.truncate(log, log_sizes[log.name]) if log.name in log_sizes else log.unlink()
-        self.events, self.wandb = tensorboard.summary.Writer(str(self.path)), None
-        if args.track:
-            with explaining("W&B does not start (pip install wandb; WANDB_MODE=offline works without an account)"):
-                import wandb
-
-                self.wandb = wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
+        self.events = tensorboard.summary.Writer(str(self.path))
+        with explaining("W&B does not start (WANDB_MODE=offline works without an account)"):
+            self.wandb = wandb and wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
         self.began = time.monotonic() - self.seconds
         self.plain = not sys.stderr.isatty()  # then lines instead of a bar
         file = StringIO() if self.plain else None
@@ -454,7 +456,6 @@ class Run(AbstractContextManager):
             self.evaluate()
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        """Ends the run, complete or not: evaluation, weights, summary, plots."""
         if kind is None:
             if self.args.eval_every and self.latest["step"] < self.step:
                 self.evaluate()
@@ -464,12 +465,11 @@ class Run(AbstractContextManager):
         self.events.close()
         self.bar.close()
         if isinstance(error, RunError | OSError):
-            raise RunError(f"step {self.step + 1}: {error}; the checkpoint of step {self.checkpointed} is whole")
+            raise RunError(f"step {self.step}: {error}; the checkpoint of step {self.checkpointed} is whole")
         print(f"{'stopped' if kind else 'finished'} after {self.step} steps: {self.path}")
 
     def after_step(self, reward: float, values: dict[str, float], noise_scale: float) -> None:
-        """Counts a step, logs what was read of its update, and evaluates when it is time."""
-        self.step, self.length, self.episodic_return = self.step + 1, self.length + 1, self.episodic_return + reward
+        self.length, self.episodic_return = self.length + 1, self.episodic_return + reward
         self.bar.update()
         if values:
             finite(list(values.values()), f"{', '.join(values)} of the update (try lower learning rates)")
@@ -479,7 +479,6 @@ class Run(AbstractContextManager):
             self.evaluate()
 
     def after_episode(self) -> gym.Env:
-        """Logs the episode, saves a checkpoint when it is time; gives the environment to go on with."""
         self.episode += 1
         self.returns = [*self.returns, self.episodic_return][-100:]
         mean = float(np.mean(self.returns))
@@ -498,7 +497,6 @@ class Run(AbstractContextManager):
         return self.env
 
     def evaluate(self) -> None:
-        """Plays without noise in an environment of its own, and keeps the best policy."""
         env = make_env(self.args.env_id, video=self.args.capture_video and self.path / "videos" / f"step-{self.step}")
         returns = evaluate(env, self.agent.act, self.args.eval_episodes, self.args.seed + EVALUATION_SEED)
         mean, std = float(np.mean(returns)), float(np.std(returns))
@@ -512,7 +510,6 @@ class Run(AbstractContextManager):
             self.save("best.pt")
 
     def log(self, name: str, values: dict[str, float], csv_only: dict[str, float] | None = None) -> None:
-        """Adds a row to a CSV file, and the values to TensorBoard and W&B."""
         path = self.path / f"{name}.csv"
         row = pd.DataFrame([{"step": self.step, **values, **(csv_only or {})}])
         row.to_csv(path, mode="a", header=not path.exists(), index=False, lineterminator="\n")
@@ -522,11 +519,12 @@ class Run(AbstractContextManager):
             self.wandb.log({f"{name}/{key}": value for key, value in values.items()}, step=self.step)
 
     def logs(self) -> list[Path]:
-        return [*self.path.glob("*.csv"), *self.path.glob("events.out.tfevents.*")]
+        csvs = (self.path / f"{name}.csv" for name in ("episodes", "evaluations", "updates"))
+        return [*(file for file in csvs if file.exists()), *self.path.glob("events.out.tfevents.*")]
 
     def checkpoint(self) -> None:
         """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
-        finite(self.agent.act(np.zeros(self.env.observation_space.shape, np.float32)), "the actor's output")
+        finite(self.agent.magnitude(), "the sum of all weights and moments (try lower learning rates)")
         self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
         self.events.flush()
         old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
@@ -534,6 +532,8 @@ class Run(AbstractContextManager):
         old.close()
         more = {"rows": torch.from_numpy(self.replay.rows[: len(self.replay)]), "added": self.replay.added}
         more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
+        best = self.path / "best.pt"  # as it is now: a later one would be of steps that a resume forgets
+        more["best"] = torch.from_numpy(np.fromfile(best, np.uint8)) if best.exists() else None
         more["run"] = {name: getattr(self, name) for name in REMEMBERED}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
         self.save("checkpoint.pt", **more)
@@ -544,17 +544,16 @@ class Run(AbstractContextManager):
         save(self.path / name, {**content, **more})
 
     def summarise(self) -> None:
-        """Writes summary.json and the plots, as things stand."""
         seconds = time.monotonic() - self.began
         summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": seconds}
         summary |= {"steps_per_second": self.step / seconds, "solved_at_step_by": self.solved}
         save(self.path / "summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
-        plot(self.path, self.threshold)
+        plot(self.path, [log for log in self.logs() if log.suffix == ".csv"], self.threshold)
 
 
-def plot(path: Path, threshold: float) -> None:
+def plot(path: Path, csvs: list[Path], threshold: float) -> None:
     """Draws learning_curve.png and .pdf of the run in `path` from its CSVs."""
-    logs = {file.stem: pd.read_csv(file, index_col="step") for file in path.glob("*.csv")}
+    logs = {file.stem: pd.read_csv(file, index_col="step") for file in csvs}
     figure = Figure(figsize=(8, 7), layout="constrained")
     returns, values, lengths = figure.subplot_mosaic("rr;vl", height_ratios=[3, 2]).values()
     if (log := logs.get("episodes")) is not None:
@@ -603,7 +602,7 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
     """The arguments in the args.json of the run to resume, with the larger --total-timesteps if one was given."""
     if others := flags - {"--resume", "--total-timesteps"}:
         raise RunError(f"--resume takes everything from the run's args.json: leave out {', '.join(sorted(others))}")
-    with explaining(f"{args.resume}/args.json is damaged"):
+    with explaining(f"cannot use {args.resume}/args.json"):
         old = Args(**{**load(Path(args.resume, "args.json"))["args"], "resume": args.resume})
         check(old)
     if "--total-timesteps" in flags:
@@ -619,6 +618,8 @@ def play(args: Args, flags: set[str]) -> None:
     env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
     env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
     with explaining(f"{path} was trained in {trained.env_id} and does not fit {env_id}"):
+        np.stack([policy(np.zeros(env.observation_space.shape, np.float32)), env.action_space.low])
+    with explaining(f"{env_id} cannot be played"):
         returns = evaluate(env, policy, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
         print(f"episode {episode}, start state {args.seed + episode}: return {episodic_return:.1f}")
@@ -629,7 +630,7 @@ def main() -> None:
     """Reads the command line, then trains, resumes or plays. Here every foreseen error becomes one line."""
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
     sys.path.append("")  # the current folder, for one's own my_module:MyEnv-v0
-    gym.logger.min_level = gym.logger.ERROR  # of a retired id it says in two lines what we say in one
+    warnings.simplefilter("ignore")  # the libraries' are long, and would hide the line that matters
     args = tyro.cli(Args, description=__doc__)
     flags = {flag.partition("=")[0].replace("_", "-") for flag in sys.argv[1:] if flag.startswith("--")}
     try:
@@ -640,7 +641,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (RunError, gym.error.Error, ImportError, MemoryError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        hint = f" (pip install {error.name})" if isinstance(error, ImportError) else ""
+        print(" ".join(f"{error}{hint}".split()), file=sys.stderr)
         sys.exit(2)
 
 
