@@ -26,6 +26,7 @@ import math
 import os
 import re
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -203,8 +204,7 @@ class DDPG(nn.Module):
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
         """μ(s) without noise: (S,) to (A,), in [-1, 1]. The only place that reads batch norm's running averages."""
-        self.actor.eval()
-        action = self.actor(torch.as_tensor(observation, device=self.device).unsqueeze(0)).squeeze(0).cpu().numpy()
+        action = self.actor.eval()(torch.as_tensor(observation, device=self.device)[None])[0].cpu().numpy()
         self.actor.train()
         return action
 
@@ -532,8 +532,7 @@ class Run(AbstractContextManager):
         old.close()
         more = {"rows": torch.from_numpy(self.replay.rows[: len(self.replay)]), "added": self.replay.added}
         more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
-        best = self.path / "best.pt"  # as it is now: a later one would be of steps that a resume forgets
-        more["best"] = torch.from_numpy(np.fromfile(best, np.uint8)) if best.exists() else None
+        more["best"] = torch.from_numpy(np.fromfile(self.path / "best.pt", np.uint8)) if self.best else None
         more["run"] = {name: getattr(self, name) for name in REMEMBERED}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
         self.save("checkpoint.pt", **more)
@@ -630,6 +629,7 @@ def main() -> None:
     """Reads the command line, then trains, resumes or plays. Here every foreseen error becomes one line."""
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
     sys.path.append("")  # the current folder, for one's own my_module:MyEnv-v0
+    threading.excepthook = lambda _: None  # TensorBoard's, on a full disk: the next write says it in one line
     warnings.simplefilter("ignore")  # the libraries' are long, and would hide the line that matters
     args = tyro.cli(Args, description=__doc__)
     flags = {flag.partition("=")[0].replace("_", "-") for flag in sys.argv[1:] if flag.startswith("--")}

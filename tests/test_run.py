@@ -87,6 +87,7 @@ gym.register("Point-v0", Point)
 gym.register("Quick-v0", Point, reward_threshold=1.5, kwargs={"length": 2})
 gym.register("NanReward-v0", Point, kwargs={"fault_at": 75, "reward": np.nan})
 gym.register("InfiniteReward-v0", Point, kwargs={"fault_at": 75, "reward": -np.inf})
+gym.register("OverflowingReward-v0", Point, kwargs={"fault_at": 75, "reward": 1e39})
 gym.register("NanObservation-v0", Point, kwargs={"fault_at": 75, "observation": np.nan})
 gym.register("NanInEvaluation-v0", Point, kwargs={"fault_at": 75, "reward": np.nan, "evaluation": True})
 gym.register("HugeReward-v0", Point, kwargs={"fault_at": 125, "reward": 1e30})
@@ -106,7 +107,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(monkeypatch, capsys):
-    """Runs the command line in this process: exit status, stdout, stderr. Draws no plots, to be quick."""
+    """Runs the command line in this process, quickly, without plots: exit status, stdout, stderr with its warnings."""
     locks, make = [], filelock.FileLock
     monkeypatch.setattr(script, "plot", lambda *_: None)
     monkeypatch.setattr(filelock, "FileLock", lambda path: (locks.append(make(path)), locks[-1])[1])
@@ -117,6 +118,10 @@ def command(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["ddpg_continuous.py", *map(str, flags)])
         try:
             with warnings.catch_warnings():
+                warnings.resetwarnings()
+                for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                    warnings.simplefilter("ignore", hidden)  # as Python does
+                warnings.showwarning = lambda *args: print(warnings.formatwarning(*args[:4]), file=sys.stderr)
                 status = script.main() or 0
         except SystemExit as exit:
             status = exit.code
@@ -483,10 +488,33 @@ def test_a_run_killed_again_and_again_equals_one_never_killed(command, folder, s
     assert_same_run(folder / "runs/killed", folder / "runs/reference")
 
 
+WALKER = ("--env-id", "BipedalWalker-v3", *SMALL, "--learning-starts", 400, "--eval-episodes", 1, "--seed", 3)
+WALKER = (*WALKER, "--total-timesteps", 700, "--eval-every", 300, "--checkpoint-every", 40)
+
+
+def test_a_bipedal_walker_killed_after_each_of_its_checkpoints_equals_one_never_killed(command, folder, monkeypatch):
+    """Its Box2D world remembers, across resets, what a new one cannot know."""
+    assert command(*WALKER, "--run-name", "reference")[0] == 0
+    checkpoint, kills = script.Run.checkpoint, 0
+
+    def last_deed(run):
+        checkpoint(run)
+        raise Killed
+
+    monkeypatch.setattr(script.Run, "checkpoint", last_deed)
+    flags = (*WALKER, "--run-name", "killed")
+    while True:
+        try:
+            assert command(*flags)[0] == 0
+            break
+        except Killed:
+            flags, kills = ("--resume", "runs/killed"), kills + 1
+    assert kills >= 4
+    assert_same_run(folder / "runs/killed", folder / "runs/reference")
+
+
 def test_a_bipedal_walker_killed_by_sigkill_at_various_moments_equals_one_never_killed(command, start, folder):
-    flags = ("--env-id", "BipedalWalker-v3", *SMALL, "--learning-starts", 400, "--eval-episodes", 1)
-    flags = (*flags, "--seed", 3, "--total-timesteps", 700, "--eval-every", 300, "--checkpoint-every", 40)
-    assert command(*flags, "--run-name", "reference")[0] == 0
+    assert command(*WALKER, "--run-name", "reference")[0] == 0
     run = folder / "runs/killed"
 
     def kill(process, condition, delay=0.0):
@@ -495,7 +523,7 @@ def test_a_bipedal_walker_killed_by_sigkill_at_various_moments_equals_one_never_
         process.kill()
         assert process.wait() == -signal.SIGKILL, "it was to be killed while it runs"
 
-    kill(start(*flags, "--run-name", "killed"), (run / "args.json").exists)  # before its first checkpoint
+    kill(start(*WALKER, "--run-name", "killed"), (run / "args.json").exists)  # before its first checkpoint
     kill(start("--resume", run), (run / "checkpoint.pt").exists)
     known = set(run.glob("events.*"))
     kill(start("--resume", run), lambda: set(run.glob("events.*")) - known, delay=random.Random().uniform(0, 0.2))
@@ -685,8 +713,9 @@ def test_a_full_disk_ends_the_run_with_one_line_and_leaves_the_last_checkpoint(f
     [
         ("NanReward", 75, "reward"),
         ("InfiniteReward", 75, "reward"),
+        ("OverflowingReward", 75, "reward"),  # too large for the replay memory's float32
         ("NanObservation", 75, "observation"),
-        ("HugeReward", 200, "critic_loss"),  # its square is infinite; the losses are read every 100 steps
+        ("HugeReward", 150, "moments"),  # its square is infinite, and with it Adam's second moments
     ],
 )
 def test_a_nan_or_infinity_stops_the_run_and_one_line_names_step_and_cause(name, step, cause, command, folder):
@@ -815,6 +844,14 @@ def test_reaching_the_threshold_in_training_is_said_once_and_not_again_after_a_r
     assert status == 0
     assert REACHED not in out
     assert summary(folder / "runs/quick")["solved_at_step_by"] == {"training": 200}
+
+
+def test_the_hundred_episodes_of_that_mean_go_on_counting_after_a_resume(command):
+    assert command(*QUICK, "--checkpoint-every", 50, "--run-name", "quick", "--total-timesteps", 160)[0] == 0
+    status, out, _ = command("--resume", "runs/quick", "--total-timesteps", 240)
+    assert status == 0
+    (line,) = [line for line in out.splitlines() if REACHED in line]
+    assert "step 200" in line
 
 
 def test_ninety_nine_episodes_above_the_threshold_are_not_enough(command):
