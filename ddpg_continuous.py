@@ -389,7 +389,7 @@ def save(path: Path, content: dict) -> None:
 
 def load(path: Path) -> dict:
     """What save() wrote. weights_only: code in a hostile file does not run."""
-    with explaining(f"cannot use {path}"):
+    with explaining(f"{path} is missing, damaged or foreign"):
         content = json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, "cpu", weights_only=True)
         if content["script"] != SCRIPT:
             raise RunError(f"it was written by {content['script']}.py: use that script")
@@ -432,6 +432,8 @@ class Run(AbstractContextManager):
         if path.exists():
             state = load(path)
             with explaining(f"{path} does not fit args.json"):
+                if state["args"]["env_id"] != args.env_id:
+                    raise RunError(f"it is of {state['args']['env_id']}")
                 agent.set_state(state["agent"])
                 replay.rows[: len(state["rows"])], replay.added = state["rows"], state["added"]
                 rng.bit_generator.state, env.unwrapped.np_random.bit_generator.state = state["rng"], state["env_rng"]
@@ -439,8 +441,6 @@ class Run(AbstractContextManager):
                 log_sizes = state["log_sizes"]
                 if state["best"] is not None:
                     (self.path / "best.pt").write_bytes(state["best"].numpy().tobytes())
-                if state["args"]["env_id"] != args.env_id:
-                    raise RunError(f"it is of {state['args']['env_id']}")
         versions = {"python": sys.version} | {library.__name__: library.__version__ for library in (gym, np, torch)}
         save(self.path / "args.json", {"args": asdict(args), "versions": versions})
         for log in self.logs():  # what came after the checkpoint will be logged again
