@@ -263,6 +263,7 @@ def test_a_retired_id_runs_as_the_current_version_and_one_line_says_so(smoke):
     assert err == ""
 
 
+@pytest.mark.filterwarnings("ignore")  # main() silences them
 @pytest.mark.parametrize(
     ("retired", "current"),
     [("Pendulum-v0", "Pendulum-v1"), ("BipedalWalker-v2", "BipedalWalker-v3"), ("Hopper-v2", "")],
@@ -306,7 +307,7 @@ def test_episodes_csv_agrees_with_the_transitions_in_the_replay_memory(smoke):
     log = log[log["step"] <= checkpoint["run"]["step"]]
     assert len(log) >= 2
     assert (log["step"] == log["length"].cumsum()).all()
-    assert (log["episode"] == range(1, len(log) + 1)).all()
+    assert list(log["episode"]) == list(range(1, len(log) + 1))
     rewards = np.split(checkpoint["rows"][:, 8 + 2].double().numpy(), log["step"])  # s (8), a (2), r
     np.testing.assert_allclose(log["return"], [episode.sum() for episode in rewards[:-1]], rtol=1e-6)
 
@@ -598,6 +599,13 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(command, folder, 
     assert not (folder / "runs/killed/checkpoint.pt").exists()
     assert command("--resume", "runs/killed")[0] == 0
     assert list(pd.read_csv(folder / "runs/killed/evaluations.csv")["step"]) == [0, 20, 40, 60, 80, 100, 120, 130]
+
+
+def test_summary_and_plots_are_refreshed_at_every_checkpoint_and_at_the_end(command, monkeypatch):
+    steps = []
+    monkeypatch.setattr(script, "plot", lambda path, *_: steps.append(summary(path)["steps"]))
+    assert command(*POINT, "--total-timesteps", 140, "--eval-every", 0, "--checkpoint-every", 45)[0] == 0
+    assert steps == [50, 90, 140, 140]
 
 
 def test_a_resume_deletes_no_file_that_is_not_its_own(command, folder):
