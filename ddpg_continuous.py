@@ -54,17 +54,17 @@ class Args:
     total_timesteps: int = 100_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: no; keeps what was learned)
+    anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: no; trials only)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
-    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001, with which trials needed more steps)
-    batch_size: int = 128  # minibatch size N (paper: 64, whose batch norm is noisier: fewer seeds solved the lander)
+    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; from single trials)
+    batch_size: int = 128  # minibatch size N (paper: 64; from single trials)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
     norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
     learning_starts: int = 10_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
-    noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2; some seeds then only hover)
+    noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2; from single trials)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
     noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
@@ -72,7 +72,7 @@ class Args:
     seed: int = 0  # of everything random; with --evaluate, of the first start state
     eval_every: int = 5_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
-    device: Literal["cpu", "cuda", "mps"] = "cpu"  # cpu is the fastest for networks of this size
+    device: Literal["cpu", "cuda", "mps"] = "cpu"  # where the networks live (cuda and mps not yet timed)
     num_threads: int = 1  # torch's threads on the CPU
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
