@@ -232,8 +232,7 @@ class DDPG(nn.Module):
         self.update_targets(self.tau)
         if not read:
             return {}
-        saturation = (mu.abs() > 0.99).float()  # at the edge of the box, where tanh is flat
-        values = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "saturation": saturation}
+        values = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "saturation": (mu.abs() > 0.99).float()}
         return {name: value.mean().item() for name, value in values.items()}
 
     @torch.no_grad()
@@ -341,7 +340,6 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
         raise RunError(f"{env_id} has no render mode {env.render_mode}: leave out --render and --capture-video")
     if video:
         env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
-
     low, high, box = actions.low, actions.high, gym.spaces.Box(-1.0, 1.0, actions.shape)
     env = gym.wrappers.TransformAction(env, lambda a: np.clip((low * (1 - a) + high * (1 + a)) / 2, low, high), box)
     env = gym.wrappers.TransformAction(env, lambda a: finite(a, "the actor's output (try lower learning rates)"), box)
@@ -416,8 +414,7 @@ class Run(AbstractContextManager):
         self.step = self.episode = self.checkpointed = self.length = 0
         self.seconds = self.printed = self.episodic_return = 0.0
         self.returns, self.solved, self.best, self.latest = [], {}, None, None  # 100 episodes; steps; two evaluations
-        threshold = env.unwrapped.spec.reward_threshold
-        self.threshold = math.inf if threshold is None else threshold
+        self.threshold = math.inf if (x := env.unwrapped.spec.reward_threshold) is None else x
         name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
         self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w.-]", "-", name)))  # a name for Windows, too
         try:
@@ -590,8 +587,7 @@ def check(args: Args) -> None:
     }
     for names, (low, high) in ranges.items():
         for name in names.split():
-            value = getattr(args, name) or 0
-            if not low <= np.min(value) <= np.max(value) <= high:
+            if not low <= np.min(value := getattr(args, name) or 0) <= np.max(value) <= high:
                 raise RunError(f"--{name.replace('_', '-')} is {value}: it has to be from {low} to {high}")
     if args.device != "cpu" and not getattr(torch, args.device).is_available():
         raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
@@ -613,6 +609,8 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
 
 def play(args: Args, flags: set[str]) -> None:
     """--evaluate: plays a checkpoint without noise, in the environment of its training unless --env-id is given."""
+    if others := flags - {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}:
+        raise RunError(f"--evaluate does not train: leave out {', '.join(sorted(others))}")
     policy, trained = load_policy(path := Path(args.evaluate))
     env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
     env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
@@ -637,6 +635,8 @@ def main() -> None:
         check(args)
         if args.evaluate:
             return play(args, flags)
+        if args.render:
+            raise RunError("--render shows a trained policy: it needs --evaluate")
         train(args_to_resume(args, flags) if args.resume else args)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,11 +8,8 @@ import pickle
 import re
 import shutil
 import sys
-import warnings
 from pathlib import Path
 
-import filelock
-import gymnasium as gym
 import pytest
 import torch
 
@@ -61,34 +58,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     return tmp_path
-
-
-@pytest.fixture
-def command(monkeypatch, capsys):
-    """Runs the command line in this process: exit status, stdout, stderr with the warnings that would stand there."""
-    locks, make = [], filelock.FileLock
-    monkeypatch.setattr(script, "plot", lambda *_: None)
-    monkeypatch.setattr(filelock, "FileLock", lambda path: (locks.append(make(path)), locks[-1])[1])
-    monkeypatch.setattr(gym.logger, "min_level", gym.logger.min_level)  # for the script to change
-
-    def run(*flags):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["ddpg_continuous.py", *map(str, flags)])
-        try:
-            with warnings.catch_warnings():
-                warnings.resetwarnings()
-                for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-                    warnings.simplefilter("ignore", hidden)  # as Python does
-                warnings.showwarning = lambda *args: print(warnings.formatwarning(*args[:4]), file=sys.stderr)
-                status = script.main() or 0
-        except SystemExit as exit:
-            status = exit.code
-        finally:
-            for lock in locks:
-                lock.release(force=True)  # as the end of a process does
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -436,6 +405,16 @@ def test_evaluate_refuses_an_unknown_environment(refused, run):
 @pytest.mark.parametrize("flag", ["--render", "--capture-video"])
 def test_evaluate_refuses_to_show_an_environment_that_cannot_be_shown(flag, refused, run):
     refused(("--evaluate", run / "best.pt", flag), "render", flag)
+
+
+@pytest.mark.parametrize("flags", [("--tau", 0.1), ("--no-anneal",), ("--resume", "runs/run")])
+def test_evaluate_refuses_flags_of_training_and_names_them(flags, refused, run):
+    refused(("--evaluate", run / "best.pt", *flags), "--evaluate", flags[0])
+
+
+def test_render_without_evaluate_is_refused_before_anything_is_written(refused, folder):
+    refused((*STILL, "--render"), "--render", "--evaluate")
+    assert not (folder / "runs").exists()
 
 
 def test_evaluate_without_a_display_to_render_on_says_so_in_one_line(refused, finished, monkeypatch):

@@ -1,0 +1,38 @@
+"""What the tests of the command line share."""
+
+import sys
+import warnings
+
+import filelock
+import gymnasium as gym
+import pytest
+
+import ddpg_continuous as script
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line in this process, quickly, without plots: exit status, stdout, stderr with its warnings."""
+    locks, make = [], filelock.FileLock
+    monkeypatch.setattr(script, "plot", lambda *_: None)
+    monkeypatch.setattr(filelock, "FileLock", lambda path: (locks.append(make(path)), locks[-1])[1])
+    monkeypatch.setattr(gym.logger, "min_level", gym.logger.min_level)  # for the script to change
+
+    def run(*flags):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["ddpg_continuous.py", *map(str, flags)])
+        try:
+            with warnings.catch_warnings():
+                warnings.resetwarnings()
+                for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                    warnings.simplefilter("ignore", hidden)  # as Python does
+                warnings.showwarning = lambda *args: print(warnings.formatwarning(*args[:4]), file=sys.stderr)
+                status = script.main() or 0
+        except SystemExit as exit:
+            status = exit.code
+        finally:
+            for lock in locks:
+                lock.release(force=True)  # as the end of a process does
+        return status, *capsys.readouterr()
+
+    return run
