@@ -51,14 +51,14 @@ from tqdm import tqdm
 
 @dataclass
 class Args:
-    total_timesteps: int = 100_000  # environment steps to train for (paper: up to 2.5 million)
+    total_timesteps: int = 200_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
     anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: no; trials only)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; from single trials)
-    batch_size: int = 128  # minibatch size N (paper: 64; from single trials)
+    batch_size: int = 64  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
     norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
@@ -66,7 +66,7 @@ class Args:
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
     noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2; from single trials)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
-    ou_dt: float = 1.0  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated)
+    ou_dt: float = 0.1  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated; correlated over 1/(θ dt) steps)
     noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
     env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
     seed: int = 0  # of everything random; with --evaluate, of the first start state
