@@ -230,10 +230,8 @@ class DDPG(nn.Module):
         self.actor_optimizer.step()
 
         self.update_targets(self.tau)
-        if not read:
-            return {}
         values = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "saturation": (mu.abs() > 0.99).float()}
-        return {name: value.mean().item() for name, value in values.items()}
+        return {name: value.mean().item() for name, value in values.items()} if read else {}
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
@@ -261,6 +259,8 @@ class DDPG(nn.Module):
 # ----------------------------------------------------------------------------------------------------- the training
 def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` looks after all else."""
+    if args.device != "cpu" and not getattr(torch, args.device).is_available():
+        raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
     torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -360,28 +360,16 @@ def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], episodes:
     return returns
 
 
-# ---------------------------------------------------------------------------------------------------------- the run
-SCRIPT = Path(__file__).stem
-LOG_EVERY = 100  # steps between two readings of the update's values, each of which makes the device wait
-EVALUATION_SEED = 1_000_000  # added to --seed: start states that training does not begin with
-REMEMBERED = ("step", "episode", "seconds", "returns", "solved", "best", "latest")  # of a Run, by its checkpoints
-
-
-@contextmanager
-def explaining(trouble: str) -> Iterator[None]:
-    """Puts whatever goes wrong inside into one line: damaged files make libraries raise nearly anything."""
-    try:
-        yield
-    except Exception as error:
-        raise RunError(f"{trouble}: {str(error)[:150]}") from error
+# ----------------------------------------------------------------------------------------------------- torch's files
+SUFFIX, LIBRARIES = ".pt", (gym, np, torch)  # of files of weights; whose versions args.json names
 
 
 def save(path: Path, content: dict) -> None:
-    """Writes a .json, or a .pt of tensors, numbers, strings and containers; atomically, so that no crash halves it."""
+    """Writes a .json, or a .pt of tensors, arrays, numbers, strings and containers; atomically: no crash halves it."""
     content, data = {"script": SCRIPT, **content}, BytesIO()
-    data.write(json.dumps(content, indent=2).encode()) if path.suffix == ".json" else torch.save(content, data)
-    new = path.with_name(f"{path.name}.new")
-    new.write_bytes(data.getbuffer())
+    tensors = {key: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for key, x in content.items()}
+    data.write(json.dumps(content, indent=2).encode()) if path.suffix == ".json" else torch.save(tensors, data)
+    (new := path.with_name(f"{path.name}.new")).write_bytes(data.getbuffer())
     os.replace(new, path)
 
 
@@ -394,10 +382,27 @@ def load(path: Path) -> dict:
         return content
 
 
+# ---------------------------------------------------------------------------------------------------------- the run
+SCRIPT = Path(__file__).stem
+LOG_EVERY = 100  # steps between two readings of the update's values, each of which makes the device wait
+EVALUATION_SEED = 1_000_000  # added to --seed: start states that training does not begin with
+sys.modules["tensorboard.compat.notf"] = sys  # TensorBoard's switch: it would load TensorFlow where that is installed
+REMEMBERED = ("step", "episode", "seconds", "returns", "solved", "best", "latest")  # of a Run, by its checkpoints
+
+
+@contextmanager
+def explaining(trouble: str) -> Iterator[None]:
+    """Puts whatever goes wrong inside into one line: damaged files make libraries raise nearly anything."""
+    try:
+        yield
+    except Exception as error:
+        raise RunError(f"{trouble}: {str(error)[:150]}") from error
+
+
 def load_policy(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Args]:
-    """The policy of a best.pt or last.pt, (S,) to (A,) in [-1, 1], and the arguments of its training."""
+    """The policy of a run's best or last weights, (S,) to (A,) in [-1, 1], and the arguments of its training."""
     content = load(path)
-    with explaining(f"{path} holds no policy; give a best.pt or last.pt"):
+    with explaining(f"{path} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
         args = Args(**{**content["args"], "device": "cpu"})
         agent = DDPG(*content["sizes"], args)
         agent.set_state(content["agent"])
@@ -425,7 +430,7 @@ class Run(AbstractContextManager):
             raise RunError(f"{self.path} exists: choose another --run-name, or continue it with --resume") from None
         except filelock.Timeout:
             raise RunError(f"{self.path} is in use: another process writes to it") from None
-        path, log_sizes = self.path / "checkpoint.pt", {}
+        path, log_sizes = self.path / f"checkpoint{SUFFIX}", {}
         if path.exists():
             state = load(path)
             with explaining(f"{path} does not fit args.json"):
@@ -437,8 +442,8 @@ class Run(AbstractContextManager):
                 vars(self).update(state["run"], checkpointed=state["run"]["step"])
                 log_sizes = state["log_sizes"]
                 if state["best"] is not None:
-                    (self.path / "best.pt").write_bytes(state["best"].numpy().tobytes())
-        versions = {"python": sys.version} | {library.__name__: library.__version__ for library in (gym, np, torch)}
+                    (self.path / f"best{SUFFIX}").write_bytes(np.asarray(state["best"]).tobytes())
+        versions = {"python": sys.version} | {library.__name__: library.__version__ for library in LIBRARIES}
         save(self.path / "args.json", {"args": asdict(args), "versions": versions})
         for log in self.logs():  # what came after the checkpoint will be logged again
             os.truncate(log, log_sizes[log.name]) if log.name in log_sizes else log.unlink()
@@ -456,7 +461,7 @@ class Run(AbstractContextManager):
         if kind is None:
             if self.args.eval_every and self.latest["step"] < self.step:
                 self.evaluate()
-            self.save("last.pt")
+            self.save("last")
         if kind in (None, KeyboardInterrupt):
             self.summarise()
         self.events.close()
@@ -504,7 +509,7 @@ class Run(AbstractContextManager):
             self.solved.setdefault("evaluation", self.step)
         if self.best is None or mean > self.best["mean"]:
             self.best = self.latest
-            self.save("best.pt")
+            self.save("best")
 
     def log(self, name: str, values: dict[str, float], csv_only: dict[str, float] | None = None) -> None:
         path = self.path / f"{name}.csv"
@@ -527,22 +532,21 @@ class Run(AbstractContextManager):
         old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
         self.env.unwrapped.np_random = old.unwrapped.np_random
         old.close()
-        more = {"rows": torch.from_numpy(self.replay.rows[: len(self.replay)]), "added": self.replay.added}
+        more = {"rows": self.replay.rows[: len(self.replay)], "added": self.replay.added}
         more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
-        more["best"] = torch.from_numpy(np.fromfile(self.path / "best.pt", np.uint8)) if self.best else None
+        more["best"] = np.fromfile(self.path / f"best{SUFFIX}", np.uint8) if self.best else None
         more["run"] = {name: getattr(self, name) for name in REMEMBERED}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
-        self.save("checkpoint.pt", **more)
+        self.save("checkpoint", **more)
         self.summarise()
 
     def save(self, name: str, **more: object) -> None:
         content = {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state()}
-        save(self.path / name, {**content, **more})
+        save(self.path / f"{name}{SUFFIX}", {**content, **more})
 
     def summarise(self) -> None:
-        seconds = time.monotonic() - self.began
-        summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": seconds}
-        summary |= {"steps_per_second": self.step / seconds, "solved_at_step_by": self.solved}
+        summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": time.monotonic() - self.began}
+        summary |= {"steps_per_second": self.step / summary["wall_time_seconds"], "solved_at_step_by": self.solved}
         save(self.path / "summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
         plot(self.path, [log for log in self.logs() if log.suffix == ".csv"], self.threshold)
 
@@ -559,10 +563,8 @@ def plot(path: Path, csvs: list[Path], threshold: float) -> None:
     if (log := logs.get("evaluations")) is not None:
         returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label="evaluation, mean ± std")
     if (log := logs.get("updates")) is not None:
-        log = log.rolling(10, min_periods=1).mean()
-        values.plot(log["q"], "k-", label="Q(s, a)")
-        values.plot(-log["actor_loss"], "--", color="tab:orange", label="Q(s, μ(s))")
-        values.plot(log["critic_loss"], ":", color="tab:blue", label="critic loss")
+        for (name, column), style in zip(log.rolling(10, 1).mean().items(), ("C0:", "C1--", "k-"), strict=False):
+            values.plot(column, style, label=name)
         values.legend()
     if math.isfinite(threshold):
         returns.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
@@ -589,8 +591,6 @@ def check(args: Args) -> None:
         for name in names.split():
             if not low <= np.min(value := getattr(args, name) or 0) <= np.max(value) <= high:
                 raise RunError(f"--{name.replace('_', '-')} is {value}: it has to be from {low} to {high}")
-    if args.device != "cpu" and not getattr(torch, args.device).is_available():
-        raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
 
 
 def args_to_resume(args: Args, flags: set[str]) -> Args:

@@ -248,6 +248,14 @@ def test_every_retired_id_has_a_current_version(retired, current, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_run_loads_no_tensorflow_even_where_it_is_installed(start, folder):
+    (folder / "tensorflow.py").write_text("open('loaded', 'w').close()")
+    process = start(*QUICK, "--total-timesteps", 60)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
+    assert not (folder / "loaded").exists()
+
+
 def test_the_output_of_a_run_without_a_terminal_is_plain_lines(smoke):
     run, out, _ = smoke
     assert "\r" not in out
