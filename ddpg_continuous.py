@@ -57,18 +57,18 @@ class Args:
     anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: no; trials only)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
-    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; from single trials)
+    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; 0.005 learns faster)
     batch_size: int = 64  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
     norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
     learning_starts: int = 10_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
-    noise_sigma: float = 0.3  # scale σ of the noise, for actions in [-1, 1] (paper: 0.2; from single trials)
+    noise_sigma: float = 0.3  # σ, of actions in [-1, 1]; OU noise deviates by σ/√(2θ) (paper: 0.2; 0.3 explores more)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated; correlated over 1/(θ dt) steps)
-    noise_decay_steps: int = 0  # steps over which the noise falls linearly to zero, 0 = constant (paper: 0)
-    env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0): vector in, Box out
+    noise_decay_steps: int = 0  # step at which the noise, falling linearly, is zero (0 = constant, as in the paper)
+    env_id: str = "LunarLanderContinuous-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0)
     seed: int = 0  # of everything random; with --evaluate, of the first start state
     eval_every: int = 5_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
@@ -76,10 +76,10 @@ class Args:
     num_threads: int = 1  # torch's threads on the CPU
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
-    checkpoint_every: int = 10_000  # steps between checkpoints, each written at the next end of an episode
+    checkpoint_every: int = 10_000  # steps between checkpoints, each written when the next episode ends
     capture_video: bool = False  # record the first episode of each evaluation as mp4
     track: bool = False  # log to Weights & Biases, too
-    resume: str | None = None  # go on with this run directory exactly, by its args.json; may take --total-timesteps
+    resume: str | None = None  # go on from this run's last checkpoint, exactly; may take a larger --total-timesteps
     evaluate: str | None = None  # instead of training, play this best.pt or last.pt without noise
     render: bool = False  # with --evaluate: show it in a window
 
@@ -136,8 +136,8 @@ def normalisation(norm: str, units: int, acts: bool = False, is_input: bool = Fa
     """A layer's normalisation, (N, units) to (N, units).
 
     Batch norm takes the minibatch's own mean and variance in every training pass: with running averages in the targets,
-    Q diverges. Only an actor that `acts`, on one observation, keeps running averages; with torch's momentum of 0.1 one
-    odd minibatch would sway it. On the input, a scale and shift of its own would be idle, and layer norm mix the units.
+    Q diverged. Only an actor that `acts`, on one observation, keeps running averages; with torch's momentum of 0.1 one
+    odd minibatch would sway it. On the input, scale and shift would repeat layer 1's, layer norm mix its dimensions.
     """
     if norm == "batch":
         return nn.BatchNorm1d(units, momentum=0.01, affine=not is_input, track_running_stats=acts)
@@ -165,7 +165,7 @@ class Actor(nn.Module):
 
 
 class Critic(nn.Module):
-    """The action value Q(s, a): (N, S) and (N, A) to (N, 1). All before the action is normalised, nothing after."""
+    """The action value Q(s, a): (N, S) and (N, A) to (N, 1). Nothing is normalised once the action has entered."""
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
@@ -188,6 +188,7 @@ class DDPG(nn.Module):
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
+        torch.set_num_threads(args.num_threads)  # for such small networks, all of the machine's would be slower
         self.sizes = observation_size, action_size
         self.gamma, self.tau, self.device = args.gamma, args.tau, torch.device(args.device)
         self.actor = Actor(observation_size, action_size, args, acts=True)
@@ -246,7 +247,7 @@ class DDPG(nn.Module):
     def state(self) -> dict:
         return {"networks": self.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
-    def magnitude(self) -> float:
+    def magnitude(self) -> float:  # which is finite only if every weight and moment is
         moments = (x for optimizer in self.optimizers for state in optimizer.state.values() for x in state.values())
         return sum(x.abs().sum().item() for x in (*self.state_dict().values(), *moments))
 
@@ -261,7 +262,6 @@ def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` looks after all else."""
     if args.device != "cpu" and not getattr(torch, args.device).is_available():
         raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
-    torch.set_num_threads(args.num_threads)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     args.env_id = current_env_id(args.env_id)
@@ -273,6 +273,8 @@ def train(args: Args) -> None:
     noise = OrnsteinUhlenbeckNoise(action_size, args.noise_sigma, theta, dt, rng)
 
     with Run(args, agent, replay, rng, env) as run:
+        if args.eval_every and run.step == 0:
+            run.evaluate()
         observation, _ = env.reset(seed=None if run.step else args.seed)
         for step in range(run.step + 1, args.total_timesteps + 1):
             run.step = step
@@ -283,7 +285,6 @@ def train(args: Args) -> None:
             else:
                 action = np.clip(agent.act(observation) + noise_scale * noise.sample(), -1, 1)
 
-            # Step
             next_observation, reward, terminated, truncated, _ = env.step(action)
 
             # Store: at a time limit, too, the true next observation and terminated = 0
@@ -299,9 +300,10 @@ def train(args: Args) -> None:
             # Log, evaluate, save
             run.after_step(reward, values, noise_scale)
             if terminated or truncated:
-                env = run.after_episode()
+                env = run.after_episode()  # another one after a checkpoint
                 observation, _ = env.reset()
                 noise.restart()
+        run.finish()
 
 
 # -------------------------------------------------------------------------------------------------- the environment
@@ -336,7 +338,7 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
         raise RunError(f"{env_id} has the actions {actions}: DDPG needs continuous, bounded ones, a vector Box")
     if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
         raise RunError(f"{env_id} observes {observations}: needed is a vector (see gymnasium's FlattenObservation)")
-    if env.render_mode not in [None, *env.metadata["render_modes"]]:
+    if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
         raise RunError(f"{env_id} has no render mode {env.render_mode}: leave out --render and --capture-video")
     if video:
         env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
@@ -365,7 +367,7 @@ SUFFIX, LIBRARIES = ".pt", (gym, np, torch)  # of files of weights; whose versio
 
 
 def save(path: Path, content: dict) -> None:
-    """Writes a .json, or a .pt of tensors, arrays, numbers, strings and containers; atomically: no crash halves it."""
+    """Writes a .json, or a .pt of tensors, arrays, numbers, strings and containers; atomically: no kill halves it."""
     content, data = {"script": SCRIPT, **content}, BytesIO()
     tensors = {key: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for key, x in content.items()}
     data.write(json.dumps(content, indent=2).encode()) if path.suffix == ".json" else torch.save(tensors, data)
@@ -386,8 +388,6 @@ def load(path: Path) -> dict:
 SCRIPT = Path(__file__).stem
 LOG_EVERY = 100  # steps between two readings of the update's values, each of which makes the device wait
 EVALUATION_SEED = 1_000_000  # added to --seed: start states that training does not begin with
-sys.modules["tensorboard.compat.notf"] = sys  # TensorBoard's switch: it would load TensorFlow where that is installed
-REMEMBERED = ("step", "episode", "seconds", "returns", "solved", "best", "latest")  # of a Run, by its checkpoints
 
 
 @contextmanager
@@ -418,10 +418,10 @@ class Run(AbstractContextManager):
         self.args, self.agent, self.replay, self.rng, self.env = args, agent, replay, rng, env
         self.step = self.episode = self.checkpointed = self.length = 0
         self.seconds = self.printed = self.episodic_return = 0.0
-        self.returns, self.solved, self.best, self.latest = [], {}, None, None  # 100 episodes; steps; two evaluations
+        self.returns, self.solved, self.best, self.latest = [], {}, None, None  # returns: of the last 100 episodes
         self.threshold = math.inf if (x := env.unwrapped.spec.reward_threshold) is None else x
         name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w.-]", "-", name)))  # a name for Windows, too
+        self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w-]", "-", name)))  # a name for Windows, too
         try:
             self.path.mkdir(parents=True, exist_ok=args.resume is not None)
             self.lock = filelock.FileLock(self.path / ".lock")
@@ -447,28 +447,28 @@ class Run(AbstractContextManager):
         save(self.path / "args.json", {"args": asdict(args), "versions": versions})
         for log in self.logs():  # what came after the checkpoint will be logged again
             os.truncate(log, log_sizes[log.name]) if log.name in log_sizes else log.unlink()
+        sys.modules["tensorboard.compat.notf"] = sys  # TensorBoard's switch, else it loads TensorFlow where it can
         self.events = tensorboard.summary.Writer(str(self.path))
         with explaining("W&B does not start (WANDB_MODE=offline works without an account)"):
             self.wandb = wandb and wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
         self.began = time.monotonic() - self.seconds
-        self.plain = not sys.stderr.isatty()  # then lines instead of a bar
-        file = StringIO() if self.plain else None
-        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=file)
-        if args.eval_every and self.step == 0:
-            self.evaluate()
+        self.plain = None if sys.stderr.isatty() else StringIO()  # then lines instead of a bar
+        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=self.plain)
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if kind is None:
-            if self.args.eval_every and self.latest["step"] < self.step:
-                self.evaluate()
-            self.save("last")
         if kind in (None, KeyboardInterrupt):
             self.summarise()
         self.events.close()
         self.bar.close()
         if isinstance(error, RunError | OSError):
-            raise RunError(f"step {self.step}: {error}; the checkpoint of step {self.checkpointed} is whole")
+            saved = f"the checkpoint of step {self.checkpointed} is whole" if self.checkpointed else "no checkpoint yet"
+            raise RunError(f"step {self.step}: {error}; {saved}")
         print(f"{'stopped' if kind else 'finished'} after {self.step} steps: {self.path}")
+
+    def finish(self) -> None:
+        if self.args.eval_every and self.latest["step"] < self.step:
+            self.evaluate()
+        self.save("last")
 
     def after_step(self, reward: float, values: dict[str, float], noise_scale: float) -> None:
         self.length, self.episodic_return = self.length + 1, self.episodic_return + reward
@@ -535,7 +535,7 @@ class Run(AbstractContextManager):
         more = {"rows": self.replay.rows[: len(self.replay)], "added": self.replay.added}
         more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
         more["best"] = np.fromfile(self.path / f"best{SUFFIX}", np.uint8) if self.best else None
-        more["run"] = {name: getattr(self, name) for name in REMEMBERED}
+        more["run"] = {k: vars(self)[k] for k in ("step", "episode", "seconds", "returns", "solved", "best", "latest")}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
         self.save("checkpoint", **more)
         self.summarise()
@@ -564,7 +564,7 @@ def plot(path: Path, csvs: list[Path], threshold: float) -> None:
         returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label="evaluation, mean ± std")
     if (log := logs.get("updates")) is not None:
         for (name, column), style in zip(log.rolling(10, 1).mean().items(), ("C0:", "C1--", "k-"), strict=False):
-            values.plot(column, style, label=name)
+            values.plot(column, style, label=f"{name}, mean of 10")
         values.legend()
     if math.isfinite(threshold):
         returns.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
@@ -585,7 +585,7 @@ def check(args: Args) -> None:
         "batch_size": (2 if args.norm == "batch" else 1, args.buffer_size),
         "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
         "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta": (0, 1e9),
-        "ou_dt": (0, 2 / max(args.ou_theta, 1e-9)),  # beyond, the noise would grow without end
+        "ou_dt": (0, 2 / max(args.ou_theta, 1e-9)),  # beyond, OU noise would grow without end
     }
     for names, (low, high) in ranges.items():
         for name in names.split():
@@ -610,7 +610,7 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
 def play(args: Args, flags: set[str]) -> None:
     """--evaluate: plays a checkpoint without noise, in the environment of its training unless --env-id is given."""
     if others := flags - {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}:
-        raise RunError(f"--evaluate does not train: leave out {', '.join(sorted(others))}")
+        raise RunError(f"--evaluate cannot use them: leave out {', '.join(sorted(others))}")
     policy, trained = load_policy(path := Path(args.evaluate))
     env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
     env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
@@ -627,7 +627,7 @@ def main() -> None:
     """Reads the command line, then trains, resumes or plays. Here every foreseen error becomes one line."""
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
     sys.path.append("")  # the current folder, for one's own my_module:MyEnv-v0
-    threading.excepthook = lambda _: None  # TensorBoard's, on a full disk: the next write says it in one line
+    threading.excepthook = lambda x: isinstance(x.exc_value, OSError) or threading.__excepthook__(x)  # TensorBoard's
     warnings.simplefilter("ignore")  # the libraries' are long, and would hide the line that matters
     args = tyro.cli(Args, description=__doc__)
     flags = {flag.partition("=")[0].replace("_", "-") for flag in sys.argv[1:] if flag.startswith("--")}
@@ -641,7 +641,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (RunError, gym.error.Error, ImportError, MemoryError, OSError) as error:
-        hint = f" (pip install {error.name})" if isinstance(error, ImportError) else ""
+        hint = f" (pip install {name})" if (name := getattr(error, "name", None)) else ""
         print(" ".join(f"{error}{hint}".split()), file=sys.stderr)
         sys.exit(2)
 

@@ -1,10 +1,10 @@
 """What the tests of the command line share."""
 
 import sys
+import threading
 import warnings
 
 import filelock
-import gymnasium as gym
 import pytest
 
 import ddpg_continuous as script
@@ -16,7 +16,7 @@ def command(monkeypatch, capsys):
     locks, make = [], filelock.FileLock
     monkeypatch.setattr(script, "plot", lambda *_: None)
     monkeypatch.setattr(filelock, "FileLock", lambda path: (locks.append(make(path)), locks[-1])[1])
-    monkeypatch.setattr(gym.logger, "min_level", gym.logger.min_level)  # for the script to change
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # which main() replaces
 
     def run(*flags):
         capsys.readouterr()

@@ -88,6 +88,7 @@ gym.register("InfiniteReward-v0", Point, kwargs={"fault_at": 75, "reward": -np.i
 gym.register("OverflowingReward-v0", Point, kwargs={"fault_at": 75, "reward": 1e39})
 gym.register("NanObservation-v0", Point, kwargs={"fault_at": 75, "observation": np.nan})
 gym.register("NanInEvaluation-v0", Point, kwargs={"fault_at": 75, "reward": np.nan, "evaluation": True})
+gym.register("NanAtOnce-v0", Point, kwargs={"fault_at": 1, "reward": np.nan, "evaluation": True})
 gym.register("HugeReward-v0", Point, kwargs={"fault_at": 125, "reward": 1e30})
 '''
 
@@ -731,6 +732,17 @@ def test_a_nan_while_evaluating_names_the_step_too(command):
     assert status == 2
     assert "step 100:" in one_line(err)
     assert "reward" in err
+
+
+@pytest.mark.parametrize(("name", "step"), [("NanAtOnce", 0), ("NanInEvaluation", 60)])
+def test_a_nan_in_the_first_or_last_evaluation_names_the_step_and_that_nothing_was_saved_yet(name, step, command):
+    flags = ("--env-id", f"point_environments:{name}-v0", *SMALL, "--total-timesteps", 60, "--eval-every", 1000)
+    status, out, err = command(*flags)
+    assert status == 2
+    assert f"step {step}:" in one_line(err)
+    assert "reward" in err
+    assert "no checkpoint yet" in err
+    assert "finished" not in out
 
 
 def test_weights_that_have_become_nan_are_never_written_to_a_checkpoint(command, folder, monkeypatch):
