@@ -21,10 +21,11 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTS, BEGIN, END = 1_000, 2_000, 5_000  # random steps; the timed interval
+BATCH_SIZE = 64
 ENV_ID = "LunarLanderContinuous-v3"
 
 
-def ours(norm: str, batch_size: int, threads: int, folder: str) -> float:
+def ours(norm: str, threads: int, folder: str) -> float:
     """Seconds that ddpg_continuous.py takes from step BEGIN to step END."""
     sys.path.insert(0, str(ROOT))
     import ddpg_continuous as script
@@ -38,12 +39,12 @@ def ours(norm: str, batch_size: int, threads: int, folder: str) -> float:
             times[run.step] = time.perf_counter()
 
     script.Run.after_step = timed
-    settings = {"norm": norm, "batch_size": batch_size, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
+    settings = {"norm": norm, "batch_size": BATCH_SIZE, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
     script.train(script.Args(total_timesteps=END, learning_starts=STARTS, eval_every=0, **settings))
     return times[END] - times[BEGIN]
 
 
-def stable_baselines3(batch_size: int, threads: int, folder: str) -> float:
+def stable_baselines3(threads: int, folder: str) -> float:
     """Seconds that Stable-Baselines3's DDPG takes from step BEGIN to step END."""
     import numpy as np
     import torch
@@ -63,7 +64,7 @@ def stable_baselines3(batch_size: int, threads: int, folder: str) -> float:
     model = DDPG(
         "MlpPolicy",
         ENV_ID,
-        batch_size=batch_size,
+        batch_size=BATCH_SIZE,
         learning_starts=STARTS,
         train_freq=1,
         gradient_steps=1,
@@ -77,15 +78,13 @@ def stable_baselines3(batch_size: int, threads: int, folder: str) -> float:
     return times[END] - times[BEGIN]
 
 
+REFERENCE = "Stable-Baselines3 DDPG"
 CONTESTANTS = {
-    "Stable-Baselines3 DDPG": lambda *a: stable_baselines3(64, *a),
-    "ddpg_continuous.py --norm none --batch-size 64": lambda *a: ours("none", 64, *a),
-    "ddpg_continuous.py --norm layer --batch-size 64": lambda *a: ours("layer", 64, *a),
-    "ddpg_continuous.py --norm batch --batch-size 64": lambda *a: ours("batch", 64, *a),
-    "Stable-Baselines3 DDPG, batch size 128": lambda *a: stable_baselines3(128, *a),
-    "ddpg_continuous.py (default: --norm batch --batch-size 128)": lambda *a: ours("batch", 128, *a),
+    REFERENCE: stable_baselines3,
+    "ddpg_continuous.py --norm none": lambda *a: ours("none", *a),
+    "ddpg_continuous.py --norm layer": lambda *a: ours("layer", *a),
+    "ddpg_continuous.py (default: --norm batch)": lambda *a: ours("batch", *a),
 }
-REFERENCE = {64: "Stable-Baselines3 DDPG", 128: "Stable-Baselines3 DDPG, batch size 128"}
 
 
 def main() -> None:
@@ -121,13 +120,13 @@ def main() -> None:
 
     wide = table.pivot(index=["round", "threads"], columns="name", values="steps_per_second")
     lines = [
-        "| script | threads | steps/s (median) | ratio to Stable-Baselines3, same batch size (median) |",
+        "| script | threads | steps/s (median) | ratio to Stable-Baselines3 (median) |",
         "|---|---|---|---|",
     ]
     for threads in args.threads:
         speeds = wide.xs(threads, level="threads")
         for name in CONTESTANTS:
-            ratio = speeds[name] / speeds[REFERENCE[128 if "128" in name else 64]]
+            ratio = speeds[name] / speeds[REFERENCE]
             lines.append(f"| {name} | {threads} | {speeds[name].median():.0f} | {ratio.median():.2f} |")
     lines.append(
         f"\n{args.rounds} rounds, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
