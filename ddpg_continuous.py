@@ -61,7 +61,7 @@ class Args:
     batch_size: int = 64  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
-    norm: Literal["batch", "layer", "none"] = "batch"  # normalisation, in the critic before the action (paper: batch)
+    norm: Literal["batch", "layer", "none"] = "layer"  # in the critic before the action (paper: batch; README compares)
     learning_starts: int = 10_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
     noise_sigma: float = 0.3  # σ, of actions in [-1, 1]; OU noise deviates by σ/√(2θ) (paper: 0.2; 0.3 explores more)

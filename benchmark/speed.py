@@ -82,8 +82,8 @@ REFERENCE = "Stable-Baselines3 DDPG"
 CONTESTANTS = {
     REFERENCE: stable_baselines3,
     "ddpg_continuous.py --norm none": lambda *a: ours("none", *a),
-    "ddpg_continuous.py --norm layer": lambda *a: ours("layer", *a),
-    "ddpg_continuous.py (default: --norm batch)": lambda *a: ours("batch", *a),
+    "ddpg_continuous.py (default: --norm layer)": lambda *a: ours("layer", *a),
+    "ddpg_continuous.py --norm batch": lambda *a: ours("batch", *a),
 }
 
 

@@ -831,7 +831,7 @@ def test_the_algorithm_stands_alone_in_the_first_300_lines_of_at_most_650():
     alone = {"__name__": "alone"}
     exec("\n".join(lines[:end]), alone)
     torch.manual_seed(0)
-    agent = alone["DDPG"](OBSERVATION_SIZE, ACTION_SIZE, alone["Args"](hidden_sizes=(16, 12)))
+    agent = alone["DDPG"](OBSERVATION_SIZE, ACTION_SIZE, alone["Args"](norm="batch", hidden_sizes=(16, 12)))
     batch, same = new_batch(dtype=np.float32), new_agent()
     assert agent.update(batch, read=True) == same.update(batch, read=True)
     identical(values(agent), values(same))

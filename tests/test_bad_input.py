@@ -342,7 +342,7 @@ def with_a_smaller_buffer(run, _):
 
 
 def with_another_norm(run, _):
-    change(run / "args.json", norm="layer")
+    change(run / "args.json", norm="batch")
 
 
 @pytest.mark.parametrize(
