@@ -430,7 +430,7 @@ def stop_before(monkeypatch):
 
 
 SHORT = (*POINT, "--learning-starts", 15, "--total-timesteps", 55, "--checkpoint-every", 20, "--eval-every", 18)
-SHORT = (*SHORT, "--eval-episodes", 1, "--buffer-size", 30, "--noise-decay-steps", 100)
+SHORT = (*SHORT, "--eval-episodes", 1, "--buffer-size", 30, "--noise-decay-steps", 100, "--norm", "batch")  # most state
 
 
 def test_a_run_killed_before_any_of_its_writes_and_resumed_equals_one_never_killed(
