@@ -54,7 +54,7 @@ class Args:
     total_timesteps: int = 200_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: no; trials only)
+    anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: constant; alone untested)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; 0.005 learns faster)
