@@ -6,8 +6,7 @@
 """DDPG in one file, as Algorithm 1 of Lillicrap et al. 2015 (https://arxiv.org/abs/1509.02971) prints it:
 
 initialise the critic Q(s, a) and the actor μ(s); copy them into the targets Q' and μ'; empty the replay R
-for each episode:
-    restart the exploration noise 𝒩 and receive the first observation s
+for each episode: restart the exploration noise 𝒩 and receive the first observation s
     for each step:
         act:      a = μ(s) + 𝒩
         store:    (s, a, r, s') in R
@@ -22,7 +21,6 @@ python ddpg_continuous.py --resume runs/NAME
 """
 
 import json
-import math
 import os
 import re
 import sys
@@ -97,7 +95,7 @@ class OrnsteinUhlenbeckNoise:
 
     def sample(self) -> np.ndarray:
         """The next value of the process, (A,)."""
-        dw = math.sqrt(self.dt) * self.rng.standard_normal(self.size, np.float32)  # normal increments, not uniform ones
+        dw = self.dt**0.5 * self.rng.standard_normal(self.size, np.float32)  # normal increments, not uniform ones
         self.x = self.x - self.theta * self.x * self.dt + self.sigma * dw
         return self.x
 
@@ -209,8 +207,10 @@ class DDPG(nn.Module):
         self.actor.train()
         return action
 
-    def update(self, batch: list[np.ndarray], read: bool = False) -> dict[str, float]:
-        """Learns from a minibatch as Algorithm 1 does. `read`: also return what to log (it makes the device wait)."""
+    def update(self, batch: list[np.ndarray], scale: float = 1.0, read: bool = False) -> dict[str, float]:
+        """Learns from a minibatch, learning rates times `scale`. `read`: return what to log (it makes a GPU wait)."""
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = scale * optimizer.defaults["lr"]
         s, a, r, terminated, next_s = (torch.from_numpy(x).to(self.device) for x in batch)
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))². `terminated`, not `done`: a time limit is no end of the task.
@@ -231,18 +231,16 @@ class DDPG(nn.Module):
         self.actor_optimizer.step()
 
         self.update_targets(self.tau)
+        if not read:
+            return {}
         values = {"critic_loss": critic_loss, "actor_loss": actor_loss, "q": q, "saturation": (mu.abs() > 0.99).float()}
-        return {name: value.mean().item() for name, value in values.items()} if read else {}
+        return {name: value.mean().item() for name, value in values.items()}
 
     @torch.no_grad()
     def update_targets(self, tau: float) -> None:
         """θ' ← τ θ + (1 − τ) θ'. Parameters are all that the targets read: their batch norm has no running averages."""
         torch._foreach_lerp_(list(self.target_critic.parameters()), list(self.critic.parameters()), tau)
         torch._foreach_lerp_(list(self.target_actor.parameters()), list(self.actor.parameters()), tau)
-
-    def scale_learning_rates(self, scale: float) -> None:
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = scale * optimizer.defaults["lr"]
 
     def state(self) -> dict:
         return {"networks": self.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
@@ -284,7 +282,6 @@ def train(args: Args) -> None:
                 action = rng.uniform(-1, 1, action_size).astype(np.float32)
             else:
                 action = np.clip(agent.act(observation) + noise_scale * noise.sample(), -1, 1)
-
             next_observation, reward, terminated, truncated, _ = env.step(action)
 
             # Store: at a time limit, too, the true next observation and terminated = 0
@@ -294,8 +291,8 @@ def train(args: Args) -> None:
             # Learn
             values = {}
             if step > args.learning_starts:
-                agent.scale_learning_rates(1 - step / args.total_timesteps if args.anneal else 1.0)
-                values = agent.update(replay.sample(args.batch_size), read=step % LOG_EVERY == 0)
+                scale = 1 - step / args.total_timesteps if args.anneal else 1.0  # of both learning rates
+                values = agent.update(replay.sample(args.batch_size), scale, read=step % LOG_EVERY == 0)
 
             # Log, evaluate, save
             run.after_step(reward, values, noise_scale)
@@ -399,9 +396,9 @@ def explaining(trouble: str) -> Iterator[None]:
         raise RunError(f"{trouble}: {str(error)[:150]}") from error
 
 
-def load_policy(path: Path) -> tuple[Callable[[np.ndarray], np.ndarray], Args]:
+def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray], Args]:
     """The policy of a run's best or last weights, (S,) to (A,) in [-1, 1], and the arguments of its training."""
-    content = load(path)
+    content = load(Path(path))
     with explaining(f"{path} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
         args = Args(**{**content["args"], "device": "cpu"})
         agent = DDPG(*content["sizes"], args)
@@ -417,9 +414,9 @@ class Run(AbstractContextManager):
         wandb = __import__("wandb") if args.track else None  # before anything is written
         self.args, self.agent, self.replay, self.rng, self.env = args, agent, replay, rng, env
         self.step = self.episode = self.checkpointed = self.length = 0
-        self.seconds = self.printed = self.episodic_return = 0.0
+        self.seconds = self.episodic_return = 0.0
         self.returns, self.solved, self.best, self.latest = [], {}, None, None  # returns: of the last 100 episodes
-        self.threshold = math.inf if (x := env.unwrapped.spec.reward_threshold) is None else x
+        self.threshold = np.inf if (x := env.unwrapped.spec.reward_threshold) is None else x
         name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
         self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w-]", "-", name)))  # a name for Windows, too
         try:
@@ -452,8 +449,8 @@ class Run(AbstractContextManager):
         with explaining("W&B does not start (WANDB_MODE=offline works without an account)"):
             self.wandb = wandb and wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
         self.began = time.monotonic() - self.seconds
-        self.plain = None if sys.stderr.isatty() else StringIO()  # then lines instead of a bar
-        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=self.plain)
+        self.plain, every = (None, 0.1) if sys.stderr.isatty() else (StringIO(), 10)  # s; lines instead of a bar
+        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=self.plain, mininterval=every)
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         if kind in (None, KeyboardInterrupt):
@@ -472,7 +469,8 @@ class Run(AbstractContextManager):
 
     def after_step(self, reward: float, values: dict[str, float], noise_scale: float) -> None:
         self.length, self.episodic_return = self.length + 1, self.episodic_return + reward
-        self.bar.update()
+        if self.bar.update() and self.plain:  # it would have been shown
+            print(self.bar)
         if values:
             finite(list(values.values()), f"{', '.join(values)} of the update (try lower learning rates)")
             self.log("updates", {**values, "noise_sigma": self.args.noise_sigma * noise_scale})
@@ -486,9 +484,6 @@ class Run(AbstractContextManager):
         mean = float(np.mean(self.returns))
         self.log("episodes", {"episode": self.episode, "return": self.episodic_return, "length": self.length})
         self.bar.set_postfix({"episode": self.episode, "return": self.episodic_return, "100-episode mean": mean}, False)
-        if self.plain and time.monotonic() - self.printed > 10:
-            self.printed = time.monotonic()
-            print(self.bar)
         if len(self.returns) == 100 and mean >= self.threshold and "training" not in self.solved:
             self.solved["training"] = self.step
             what = f"100-episode mean of the training return has reached the threshold of {self.threshold:g}"
@@ -566,7 +561,7 @@ def plot(path: Path, csvs: list[Path], threshold: float) -> None:
         for (name, column), style in zip(log.rolling(10, 1).mean().items(), ("C0:", "C1--", "k-"), strict=False):
             values.plot(column, style, label=f"{name}, mean of 10")
         values.legend()
-    if math.isfinite(threshold):
+    if np.isfinite(threshold):
         returns.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
     returns.legend()
     returns.set(title=path.name, xlabel="step", ylabel="return")
@@ -597,8 +592,9 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
     """The arguments in the args.json of the run to resume, with the larger --total-timesteps if one was given."""
     if others := flags - {"--resume", "--total-timesteps"}:
         raise RunError(f"--resume takes everything from the run's args.json: leave out {', '.join(sorted(others))}")
-    with explaining(f"cannot use {args.resume}/args.json"):
-        old = Args(**{**load(Path(args.resume, "args.json"))["args"], "resume": args.resume})
+    content = load(path := Path(args.resume, "args.json"))
+    with explaining(f"cannot use {path}"):
+        old = Args(**{**content["args"], "resume": args.resume})
         check(old)
     if "--total-timesteps" in flags:
         if args.total_timesteps <= old.total_timesteps:
@@ -614,9 +610,8 @@ def play(args: Args, flags: set[str]) -> None:
     policy, trained = load_policy(path := Path(args.evaluate))
     env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
     env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
-    with explaining(f"{path} was trained in {trained.env_id} and does not fit {env_id}"):
-        np.stack([policy(np.zeros(env.observation_space.shape, np.float32)), env.action_space.low])
-    with explaining(f"{env_id} cannot be played"):
+    with explaining(f"{path}, trained in {trained.env_id}, cannot play {env_id}"):
+        np.stack([policy(np.zeros(env.observation_space.shape, np.float32)), env.action_space.low])  # do they fit?
         returns = evaluate(env, policy, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
         print(f"episode {episode}, start state {args.seed + episode}: return {episodic_return:.1f}")

@@ -9,6 +9,7 @@ first evaluation that reached the threshold, both means and the wall time; the f
 """
 
 import argparse
+import importlib
 import json
 import shutil
 import sys
@@ -32,18 +33,17 @@ STYLES = [("tab:blue", "-"), ("tab:orange", "--"), ("black", ":")]
 def collect(study: str, runs: list[Path]) -> None:
     """Copies the runs' files and plays their weights."""
     sys.path.insert(0, str(ROOT))
-    import ddpg_continuous as script
-
     rows = []
     for run in runs:
-        args = json.loads((run / "args.json").read_text())["args"]
+        content = json.loads((run / "args.json").read_text())
+        args, script = content["args"], importlib.import_module(content["script"])
         folder = RESULTS / study / f"seed-{args['seed']}"
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("args.json", "episodes.csv", "evaluations.csv", "updates.csv", "summary.json"):
             shutil.copy(run / name, folder)
         row = {"seed": args["seed"], **first_solved(args["env_id"], folder)}
         for weights in ("last", "best"):
-            policy, _ = script.load_policy(run / f"{weights}.pt")
+            policy, _ = script.load_policy(run / f"{weights}{script.SUFFIX}")
             returns = script.evaluate(script.make_env(args["env_id"]), policy, EPISODES, FRESH_SEED)
             pd.DataFrame({f"{weights}_return": returns}).to_csv(
                 folder / f"{weights}_100_episodes.csv", index_label="episode"

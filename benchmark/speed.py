@@ -1,4 +1,4 @@
-"""Steps per second of ddpg_continuous.py beside Stable-Baselines3's DDPG, on this machine.
+"""Steps per second of the scripts beside Stable-Baselines3's DDPG, on this machine.
 
     pip install -r requirements-dev.txt
     python benchmark/speed.py
@@ -10,6 +10,8 @@ medians, and the median over the rounds of the ratio. Stable-Baselines3's critic
 """
 
 import argparse
+import functools
+import importlib
 import platform
 import subprocess
 import sys
@@ -25,10 +27,10 @@ BATCH_SIZE = 64
 ENV_ID = "LunarLanderContinuous-v3"
 
 
-def ours(norm: str, threads: int, folder: str) -> float:
-    """Seconds that ddpg_continuous.py takes from step BEGIN to step END."""
+def ours(name: str, norm: str, threads: int, folder: str) -> float:
+    """Seconds that the script of this name takes from step BEGIN to step END."""
     sys.path.insert(0, str(ROOT))
-    import ddpg_continuous as script
+    script = importlib.import_module(name)
 
     times = {}
     after_step = script.Run.after_step
@@ -40,7 +42,7 @@ def ours(norm: str, threads: int, folder: str) -> float:
 
     script.Run.after_step = timed
     settings = {"norm": norm, "batch_size": BATCH_SIZE, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
-    script.train(script.Args(total_timesteps=END, learning_starts=STARTS, eval_every=0, **settings))
+    script.train(script.Args(env_id=ENV_ID, total_timesteps=END, learning_starts=STARTS, eval_every=0, **settings))
     return times[END] - times[BEGIN]
 
 
@@ -79,12 +81,10 @@ def stable_baselines3(threads: int, folder: str) -> float:
 
 
 REFERENCE = "Stable-Baselines3 DDPG"
-CONTESTANTS = {
-    REFERENCE: stable_baselines3,
-    "ddpg_continuous.py --norm none": lambda *a: ours("none", *a),
-    "ddpg_continuous.py (default: --norm layer)": lambda *a: ours("layer", *a),
-    "ddpg_continuous.py --norm batch": lambda *a: ours("batch", *a),
-}
+CONTESTANTS = {REFERENCE: stable_baselines3}
+for name in ("ddpg_continuous", "ddpg_tf_explicit"):
+    for norm in ("none", "layer", "batch"):
+        CONTESTANTS[f"{name}.py --norm {norm}"] = functools.partial(ours, name, norm)
 
 
 def main() -> None:

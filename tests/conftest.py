@@ -7,11 +7,17 @@ import warnings
 import filelock
 import pytest
 
-import ddpg_continuous as script
+import ddpg_continuous
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def script():
+    """The script whose command line is tested; a module may name another one by a fixture of its own."""
+    return ddpg_continuous
+
+
+@pytest.fixture
+def command(script, monkeypatch, capsys):
     """Runs the command line in this process, quickly, without plots: exit status, stdout, stderr with its warnings."""
     locks, make = [], filelock.FileLock
     monkeypatch.setattr(script, "plot", lambda *_: None)
@@ -20,7 +26,7 @@ def command(monkeypatch, capsys):
 
     def run(*flags):
         capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["ddpg_continuous.py", *map(str, flags)])
+        monkeypatch.setattr(sys, "argv", [f"{script.SCRIPT}.py", *map(str, flags)])
         try:
             with warnings.catch_warnings():
                 warnings.resetwarnings()

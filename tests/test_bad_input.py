@@ -395,7 +395,7 @@ def test_evaluate_refuses_a_text_file_and_an_args_json(refused, run):
 
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "unsuitable_environments:TwoActions-v0"])
 def test_evaluate_refuses_an_environment_of_another_shape(env_id, refused, run):
-    refused(("--evaluate", run / "best.pt", "--env-id", env_id), "best.pt", "does not fit", env_id)
+    refused(("--evaluate", run / "best.pt", "--env-id", env_id), "best.pt", "cannot play", env_id)
 
 
 def test_evaluate_refuses_an_unknown_environment(refused, run):
@@ -421,8 +421,7 @@ def test_evaluate_without_a_display_to_render_on_says_so_in_one_line(refused, fi
     pygame = importlib.import_module("pygame")
     pygame.display.quit()
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
-    line = refused(("--evaluate", finished / "pendulum" / "best.pt", "--render", "--eval-episodes", 1), "nonsense")
-    assert "does not fit" not in line, "the environment fits: there is no display"
+    refused(("--evaluate", finished / "pendulum" / "best.pt", "--render", "--eval-episodes", 1), "nonsense")
 
 
 def test_an_undamaged_run_is_accepted(command, run):

@@ -29,6 +29,7 @@ import torch
 from moviepy import VideoFileClip
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
+from tqdm import tqdm
 
 import ddpg_continuous as script
 
@@ -263,10 +264,23 @@ def test_the_output_of_a_run_without_a_terminal_is_plain_lines(smoke):
     assert "\x1b" not in out
     for row in pd.read_csv(run / "evaluations.csv").itertuples():
         assert f"step {row.step}: evaluation {row.mean:.1f} ± {row.std:.1f}" in out.splitlines()
-    progress = next(line for line in out.splitlines() if "/600" in line)
-    for part in (r"episode\W+\d", r"\breturn\W+\d", r"100-episode mean\W+\d", r"steps?/s", r"<[\d:]+"):
-        assert re.search(part, progress), progress
     assert re.search(r"finished after 600 steps: .*smoke", out.splitlines()[-1])
+
+
+def test_without_a_terminal_a_line_every_ten_seconds_says_how_far_it_is(command, monkeypatch):
+    intervals = []
+
+    def impatient(**options):
+        intervals.append(options.pop("mininterval"))
+        return tqdm(**options, mininterval=0)
+
+    monkeypatch.setattr(script, "tqdm", impatient)
+    _, out, _ = command(*POINT, "--total-timesteps", 60)
+    assert intervals == [10]
+    lines = [line for line in out.splitlines() if "/60 [" in line]
+    assert len(lines) == 60
+    for part in (r"episode\W+5", r"\breturn\W+\d", r"100-episode mean\W+\d", r"steps?/s", r"<[\d:]+"):
+        assert re.search(part, lines[-1]), lines[-1]
 
 
 def test_args_json_holds_every_argument_and_the_versions(smoke):
@@ -830,6 +844,15 @@ def test_a_policy_loads_in_ones_own_program(smoke):
 
 # ---------------------------------------------------------------------------------------------------------- progress
 REACHED = "100-episode mean of the training return has reached the threshold"
+
+
+def test_the_readmes_program_runs_as_it_stands(smoke):
+    readme = Path(script.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (program,) = (block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_policy" in block)
+    names = {}
+    exec(program.replace("runs/NAME", str(smoke[0])), names)
+    assert names["observation"].shape == names["env"].observation_space.shape
+    assert math.isfinite(names["reward"])
 
 
 def test_reaching_the_threshold_in_training_is_said_once_and_not_again_after_a_resume(command, folder):

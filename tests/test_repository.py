@@ -1,0 +1,139 @@
+"""The scripts as files: what each needs, how long it is, what it shares with the others; and what the README names."""
+
+import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(ROOT.glob("d*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(params=SCRIPTS, ids=lambda path: path.stem)
+def source(request):
+    return request.param.read_text(encoding="utf-8")
+
+
+def requirements(name="requirements.txt"):
+    return {line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")}
+
+
+def metadata(source):
+    """The script's inline metadata, read as PEP 723 says."""
+    (block,) = re.findall(r"(?m)^# /// script\n((?:#(?: .*)?\n)+)# ///$", source)
+    return tomllib.loads(re.sub(r"(?m)^# ?", "", block))
+
+
+def sections(source):
+    """The text of each section by its heading."""
+    parts = re.split(r"(?m)^# -{20,} (.*)\n", source)
+    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))
+
+
+def test_there_are_scripts_to_test():
+    assert [path.stem for path in SCRIPTS] == ["ddpg_continuous", "ddpg_tf_explicit"]
+
+
+def test_a_scripts_own_metadata_asks_for_what_it_imports_at_the_versions_of_requirements_txt(source):
+    needs = set(metadata(source)["dependencies"])
+    assert needs <= requirements(), "every pin stands in requirements.txt, letter for letter"
+    imported = set()
+    for node in ast.walk(ast.parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        imported |= {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names)
+    of = {module: {name.lower().replace("_", "-") for name in x} for module, x in packages_distributions().items()}
+    named = {re.match(r"[\w-]+", need)[0].lower() for need in needs}
+    for module in imported:
+        assert of[module] & named, f"{module} is imported and not asked for"
+    unused = named - set().union(*(of[module] for module in imported))
+    assert unused <= {"moviepy", "tensorflow"}, (
+        "gymnasium imports the one to record a video, ARM has the other's package"
+    )
+
+
+def test_every_requirement_is_a_scripts_or_the_tests_and_pinned():
+    asked = set().union(*(metadata(path.read_text(encoding="utf-8"))["dependencies"] for path in SCRIPTS))
+    others = {re.match(r"[\w-]+", need)[0] for need in requirements() - asked}
+    assert others == {"pytest", "wandb"}
+    assert all("==" in need for need in requirements() | requirements("requirements-dev.txt"))
+
+
+def test_a_script_has_at_most_650_lines_and_ends_the_algorithm_within_300(source):
+    lines = source.splitlines()
+    assert len(lines) <= 650
+    start = next(i for i, line in enumerate(lines) if line.startswith('"""'))
+    end = next(i for i, line in enumerate(lines) if re.fullmatch(r"# -+ the training", line))
+    assert end - start <= 300
+
+
+def test_importing_a_script_imports_no_other_file_of_this_repository(source):
+    own = {path.stem for path in ROOT.glob("*.py")} | {"tests", "benchmark"}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert not {*(alias.name for alias in node.names), getattr(node, "module", None)} & own
+
+
+def test_the_training_loop_is_about_45_lines(source):
+    (train,) = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    assert train.end_lineno - train.lineno <= 52
+
+
+SHARED = ("exploration noise", "replay memory", "the environment", "the run", "the command line")
+
+
+@pytest.mark.parametrize("heading", SHARED)
+def test_what_is_not_framework_code_stands_letter_for_letter_in_every_script(heading):
+    first, *others = (sections(path.read_text(encoding="utf-8"))[heading] for path in SCRIPTS)
+    assert len(first) > 300
+    assert not re.search(r"\b(torch|tf|keras)\b", first)
+    for other in others:
+        assert other == first
+
+
+def test_the_training_differs_only_in_how_the_framework_is_set_up():
+    first, *others = (sections(path.read_text(encoding="utf-8"))["the training"] for path in SCRIPTS)
+    first, *others = (text[text.index("    rng = np.random.default_rng") :] for text in (first, *others))
+    assert "agent.update" in first
+    for other in others:
+        assert other == first
+
+
+def test_the_scripts_have_the_same_flags():
+    flags = [
+        re.findall(r"(?m)^    (\w+): .* = ", path.read_text().split("@dataclass")[1].split("# ---")[0])
+        for path in SCRIPTS
+    ]
+    assert len(flags[0]) > 25
+    assert all(other == flags[0] for other in flags)
+
+
+def test_every_flag_in_the_readme_exists(source):
+    flags = set(re.findall(r"--[a-z][a-z-]+", README)) - {"--logdir"}
+    known = {name for path in SCRIPTS for name in re.findall(r"(?m)^    (\w+): ", path.read_text(encoding="utf-8"))}
+    known |= {f"no_{name}" for name in known} | {"help"}
+    assert {flag[2:].replace("-", "_") for flag in flags} <= known
+
+
+def test_every_test_and_file_that_the_readme_names_exists():
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    named = set(re.findall(r"`(test_\w+)`", README))
+    assert len(named) > 10
+    assert {name for name in named if f"def {name}(" not in tests} == set()
+    links = set(re.findall(r"\]\(((?!http)[^)]+)\)", README))
+    headings = re.findall(r"(?m)^#+ (.*)", README)
+    anchors = {"#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert {link for link in links - anchors if not (ROOT / link).exists()} == set()
+
+
+def test_the_code_that_the_readme_shows_of_a_script_stands_in_it():
+    lines = {line.strip() for path in SCRIPTS for line in path.read_text(encoding="utf-8").splitlines()}
+    blocks = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import" not in block]
+    assert len(blocks) == len(SCRIPTS)
+    shown = {line.strip() for block in blocks for line in block.splitlines()}
+    assert shown <= lines
