@@ -55,11 +55,11 @@ class Args:
     anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: constant; alone untested)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
-    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; 0.005 learns faster)
+    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; the defaults were tuned around 0.005)
     batch_size: int = 64  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
-    norm: Literal["batch", "layer", "none"] = "layer"  # in the critic before the action (paper: batch; README compares)
+    norm: Literal["batch", "layer", "none"] = "layer"  # of both networks (critic: before the action); paper: batch
     learning_starts: int = 10_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
     noise_sigma: float = 0.3  # σ, of actions in [-1, 1]; OU noise deviates by σ/√(2θ) (paper: 0.2; 0.3 explores more)
@@ -576,7 +576,8 @@ def check(args: Args) -> None:
     """Raises RunError, naming the flag, if a value is out of range, or NaN."""
     ranges = {
         "gamma tau": (0, 1),
-        "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
+        "total_timesteps buffer_size eval_episodes checkpoint_every num_threads": (1, 2**31),
+        "hidden_sizes": (1, 2**15),
         "batch_size": (2 if args.norm == "batch" else 1, args.buffer_size),
         "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
         "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta": (0, 1e9),

@@ -30,7 +30,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -46,7 +46,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # else it takes all GPU memory
-os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}  # else it chatters as it starts
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"} | os.environ  # else it chatters as it starts
 import keras
 import tensorflow as tf
 
@@ -59,11 +59,11 @@ class Args:
     anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: constant; alone untested)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
-    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; 0.005 learns faster)
+    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; the defaults were tuned around 0.005)
     batch_size: int = 64  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
-    norm: Literal["batch", "layer", "none"] = "layer"  # in the critic before the action (paper: batch; README compares)
+    norm: Literal["batch", "layer", "none"] = "layer"  # of both networks (critic: before the action); paper: batch
     learning_starts: int = 1_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
     noise_sigma: float = 0.3  # σ, of actions in [-1, 1]; OU noise deviates by σ/√(2θ) (paper: 0.2; 0.3 explores more)
@@ -74,7 +74,7 @@ class Args:
     seed: int = 0  # of everything random; with --evaluate, of the first start state
     eval_every: int = 1_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
-    device: Literal["cpu", "gpu"] = "cpu"  # where the networks live (gpu not yet timed)
+    device: Literal["cpu", "gpu"] = "cpu"  # where the networks live (gpu: never run; needs tensorflow[and-cuda])
     num_threads: int = 1  # TensorFlow's threads on the CPU
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
@@ -82,7 +82,7 @@ class Args:
     capture_video: bool = False  # record the first episode of each evaluation as mp4
     track: bool = False  # log to Weights & Biases, too
     resume: str | None = None  # go on from this run's last checkpoint, exactly; may take a larger --total-timesteps
-    evaluate: str | None = None  # instead of training, play this best.pt or last.pt without noise
+    evaluate: str | None = None  # instead of training, play this best.npz or last.npz without noise
     render: bool = False  # with --evaluate: show it in a window
 
 
@@ -129,8 +129,8 @@ class ReplayMemory:
 class BatchNorm(keras.layers.Layer):
     """Batch norm, (N, units) to (N, units), by the minibatch's own mean and variance in every training pass.
 
-    With running averages in the targets, Q diverged. Only an actor that `acts`, on one observation, keeps them (Keras's
-    own layer: always), slowly, or one odd minibatch would sway it. On the input, scale and shift would be layer 1's.
+    With running averages in the targets, Q diverged. Only the actor that acts keeps them (Keras's layer always does),
+    moving by 0.01, or one odd minibatch would sway it. The input needs no scale and shift: layer 1 has weights.
     """
 
     def __init__(self, units: int, acts: bool = False, is_input: bool = False) -> None:
@@ -185,17 +185,20 @@ class DDPG:
     """Actor, critic, their targets and optimisers: Algorithm 1 without the environment."""
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
+        with suppress(RuntimeError):  # TensorFlow runs already, as the program around this has set it up
+            tf.config.set_visible_devices([] if args.device == "cpu" else tf.config.list_physical_devices("GPU"), "GPU")
+            tf.config.threading.set_intra_op_parallelism_threads(args.num_threads)
         self.sizes, self.args = (observation_size, action_size), args
         self.actor, self.target_actor = (make_actor(*self.sizes, args, acts) for acts in (True, False))
         self.critic, self.target_critic = (make_critic(*self.sizes, args) for _ in range(2))
         self.update_targets(tau=1.0)  # the targets start as copies
-        self.actor_optimizer = keras.optimizers.Adam(args.actor_learning_rate, epsilon=1e-8)  # as torch's, but for ε:
-        self.critic_optimizer = keras.optimizers.Adam(args.critic_learning_rate, epsilon=1e-8)  # added, then corrected
+        self.actor_optimizer = keras.optimizers.Adam(args.actor_learning_rate, epsilon=1e-8)  # as torch's, but that ε
+        self.critic_optimizer = keras.optimizers.Adam(args.critic_learning_rate, epsilon=1e-8)  # is added uncorrected
         self.actor_optimizer.build(self.actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
-        networks = self.actor, self.critic, self.target_actor, self.target_critic
-        self.variables = [x for y in (*networks, self.actor_optimizer, self.critic_optimizer) for x in y.variables]
-        self.compiled_update = tf.function(self.algorithm_1, jit_compile=True)
+        nets = self.actor, self.critic, self.target_actor, self.target_critic
+        self.variables = [x for part in (*nets, self.actor_optimizer, self.critic_optimizer) for x in part.variables]
+        self.compiled_update = tf.function(self.learn, jit_compile=True)
         self.compiled_policy = tf.function(lambda s: self.actor(s[None], training=False)[0], jit_compile=True)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
@@ -207,7 +210,7 @@ class DDPG:
         values = self.compiled_update(batch, np.float32(scale))  # a Python number would be traced anew at every change
         return {name: float(value) for name, value in values.items()} if read else {}
 
-    def algorithm_1(self, batch: list[tf.Tensor], scale: tf.Tensor) -> dict[str, tf.Tensor]:
+    def learn(self, batch: list[tf.Tensor], scale: tf.Tensor) -> dict[str, tf.Tensor]:
         """The whole update, traced and compiled once: TensorFlow runs it as one function."""
         self.critic_optimizer.learning_rate.assign(scale * self.args.critic_learning_rate)
         self.actor_optimizer.learning_rate.assign(scale * self.args.actor_learning_rate)
@@ -218,10 +221,9 @@ class DDPG:
         with tf.GradientTape() as tape:
             q = self.critic([s, a], training=True)  # (N, 1), as y: (N,) against (N, 1) would broadcast to (N, N)
             critic_loss = tf.reduce_mean((y - q) ** 2)
-        weights = self.critic.trainable_variables
-        gradients = tape.gradient(critic_loss, weights)
-        gradients = [g + self.args.weight_decay * w for g, w in zip(gradients, weights, strict=True)]  # Keras's own
-        self.critic_optimizer.apply(gradients, weights)  # weight decay would not pass through Adam's moments
+        gradients = tape.gradient(critic_loss, weights := self.critic.trainable_variables)
+        gradients = [g + self.args.weight_decay * w for g, w in zip(gradients, weights, strict=True)]  # L2, so that it
+        self.critic_optimizer.apply(gradients, weights)  # passes through Adam's moments; Keras's weight_decay would not
 
         # Actor: ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s), in the two factors that the paper prints. First ∇ₐQ, at the
         # actor's own actions: which way, and how steeply, the critic just updated would move each action.
@@ -229,21 +231,20 @@ class DDPG:
             mu = self.actor(s, training=True)  # (N, A)
             q_mu = self.critic([s, mu], training=True)  # (N, 1)
         dq_da = tape.gradient(q_mu, mu)  # (N, A): ∇ₐQ(s, a)|ₐ₌μ(s), a row per observation
-        # Then ∇μ: dq_da enters the actor as the gradient of its output. Adam descends, hence minus; 1/N, only here.
+        # Then times ∇μ, never formed: dq_da enters the actor as its output's gradient. Adam descends: minus; 1/N, once.
         gradients = tape.gradient(mu, self.actor.trainable_variables, output_gradients=-dq_da / s.shape[0])
         self.actor_optimizer.apply(gradients, self.actor.trainable_variables)
-
         self.update_targets(self.args.tau)
         saturated = tf.abs(mu) > 0.99  # at the edge of the action box, where tanh is flat
-        outward = saturated & (dq_da * mu > 0)  # the critic would have the action leave the box
+        outward = saturated & (dq_da * mu > 0)  # of all components, those that the critic would move out of the box
         values = {"critic_loss": critic_loss, "dq_da_norm": tf.norm(dq_da, axis=1), "q": q, "saturation": saturated}
         return {k: tf.reduce_mean(tf.cast(x, s.dtype)) for k, x in {**values, "dq_da_outward": outward}.items()}
 
     def update_targets(self, tau: float) -> None:
         """θ' ← τ θ + (1 − τ) θ'. Parameters are all that the targets read: their batch norm has no running averages."""
         for target, online in ((self.target_critic, self.critic), (self.target_actor, self.actor)):
-            for x, y in zip(target.trainable_variables, online.trainable_variables, strict=True):
-                x.assign(tau * y + (1 - tau) * x)
+            for slow, fast in zip(target.trainable_variables, online.trainable_variables, strict=True):
+                slow.assign(tau * fast + (1 - tau) * slow)
 
     def state(self) -> dict:
         return {"variables": [variable.numpy() for variable in self.variables]}
@@ -259,10 +260,8 @@ class DDPG:
 # ----------------------------------------------------------------------------------------------------- the training
 def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` looks after all else."""
-    if not (devices := tf.config.list_physical_devices(args.device.upper())):
-        raise RunError(f"--device {args.device}: TensorFlow finds none here; use --device cpu")
-    tf.config.set_visible_devices(devices if args.device == "gpu" else [], "GPU")
-    tf.config.threading.set_intra_op_parallelism_threads(args.num_threads)
+    if not tf.config.list_physical_devices(args.device.upper()):
+        raise RunError(f"--device {args.device}: TensorFlow has none here (tensorflow-cpu never has); use --device cpu")
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -581,7 +580,8 @@ def check(args: Args) -> None:
     """Raises RunError, naming the flag, if a value is out of range, or NaN."""
     ranges = {
         "gamma tau": (0, 1),
-        "total_timesteps buffer_size hidden_sizes eval_episodes checkpoint_every num_threads": (1, 2**31),
+        "total_timesteps buffer_size eval_episodes checkpoint_every num_threads": (1, 2**31),
+        "hidden_sizes": (1, 2**15),
         "batch_size": (2 if args.norm == "batch" else 1, args.buffer_size),
         "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
         "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta": (0, 1e9),

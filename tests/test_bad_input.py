@@ -181,6 +181,7 @@ def test_an_environment_whose_packages_are_missing_says_how_to_install_them(
         ("--weight-decay", -1),
         ("--hidden-sizes", 0, 16),
         ("--hidden-sizes", 16, -1),
+        ("--hidden-sizes", 2_000_000, 2_000_000),  # would not fit any memory
         ("--learning-starts", -1),
         ("--noise-sigma", -0.1),
         ("--noise-sigma", "nan"),

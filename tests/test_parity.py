@@ -104,7 +104,7 @@ def record(one, other, step=False):
 
 def uncompiled(agent, batch):
     """The update, line by line, so that what it calls can be watched."""
-    return agent.algorithm_1([tf.constant(x) for x in batch], 1.0)
+    return agent.learn([tf.constant(x) for x in batch], 1.0)
 
 
 @pytest.fixture
@@ -205,4 +205,4 @@ def test_the_compiled_update_is_the_same_mathematics(pair, batch):
     logged = agent.update(batch, read=True)
     assert logged == {name: pytest.approx(float(value), rel=1e-4, abs=1e-5) for name, value in expected.items()}
     for x, y in zip(agent.variables, after, strict=True):
-        assert np.abs(x.numpy() - y).max() <= 2e-4, "a step of Adam is up to 1e-3 for any gradient, however small"
+        assert np.abs(x.numpy() - y).max() <= 1e-5, "Adam's first step is 1e-4 or 1e-3 for nearly any gradient"

@@ -149,7 +149,7 @@ def test_adam_steps_by_hand_with_l2_in_the_gradient_of_the_critic_alone(network,
             y = r + 0.99 * (1 - terminated) * agent.target_critic([next_s, agent.target_actor(next_s)])
             loss = tf.reduce_mean((agent.critic([s, a]) - y) ** 2)
     expected = tape.gradient(loss, model.trainable_variables) if network == "critic" else None
-    agent.algorithm_1(batch, 0.5)
+    agent.learn(batch, 0.5)
     for i, (x, g) in enumerate(zip(weights(model), taken, strict=True)):
         if network == "critic":
             np.testing.assert_allclose(g, expected[i] + decay * before[i], rtol=1e-3, atol=1e-6)
@@ -349,7 +349,8 @@ def hostile_pickle(path):
 
 
 def hostile_array(path):
-    np.savez(path, json.dumps({"script": "ddpg_tf_explicit"}), np.array([Hostile()], dtype=object))
+    content = {"script": "ddpg_tf_explicit", "agent": {"array": "arr_1"}}
+    np.savez(path, json.dumps(content), np.array([Hostile()], dtype=object))
 
 
 def hostile_first_array(path):
@@ -408,3 +409,13 @@ def test_help_names_the_script(command):
     status, out, _ = command("--help")
     assert status == 0
     assert "ddpg_tf_explicit.py --env-id Pendulum-v1" in out
+    assert ".pt" not in out
+
+
+def test_a_program_that_has_loaded_a_policy_can_still_train(smoke, folder):
+    code = "import ddpg_tf_explicit as d, sys; policy, args = d.load_policy(sys.argv[1]); policy(d.np.zeros(3, 'f'))"
+    code += "; args.run_name, args.num_threads = 'more', 2; d.train(args)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(ddpg_tf_explicit.__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code, smoke[0] / "best.npz"], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs/more/last.npz").exists()
