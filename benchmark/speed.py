@@ -1,18 +1,21 @@
-"""Steps per second of the scripts beside Stable-Baselines3's DDPG, on this machine.
+"""Steps per second of the scripts beside Stable-Baselines3's DDPG, on this machine (Linux, macOS).
 
     pip install -r requirements-dev.txt
     python benchmark/speed.py
 
 Same environment, layer sizes, batch size and threads; uniform replay, an update per step; logging and progress bar on,
-evaluation off. Every contestant is a fresh process; they take turns, round after round, so that a machine whose speed
-drifts is as slow for all. Timed are the steps after the first 1,000 updates. Printed and saved (speed.csv, speed.md):
-medians, and the median over the rounds of the ratio. Stable-Baselines3's critic takes the action at its first layer.
+evaluation off. Every contestant is a process of its own. After its first 1,000 updates it takes turns with the others:
+250 steps, then it is stopped (SIGSTOP) until all have had theirs, so that a machine whose speed drifts is as slow for
+all within a few seconds. Printed and saved (speed.csv, speed.md): medians over the turns, and the median and quartiles
+of the ratio within a turn. Stable-Baselines3's critic takes the action at its first layer.
 """
 
 import argparse
 import functools
 import importlib
+import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,44 +25,52 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parent.parent
-STARTS, BEGIN, END = 1_000, 2_000, 5_000  # random steps; the timed interval
+STARTS, BEGIN, TURN = 1_000, 2_000, 250  # random steps; the first timed step; steps of a turn
 BATCH_SIZE = 64
 ENV_ID = "LunarLanderContinuous-v3"
 
 
-def ours(name: str, norm: str, threads: int, folder: str) -> float:
-    """Seconds that the script of this name takes from step BEGIN to step END."""
+class Turns:
+    """Called after every step: at the end of a turn says how many seconds it took, and stops until the next."""
+
+    def __init__(self) -> None:
+        self.began = 0.0
+
+    def after(self, step: int) -> None:
+        if step >= BEGIN and (step - BEGIN) % TURN == 0:
+            print(f"\nSECONDS {time.perf_counter() - self.began}", flush=True)
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self.began = time.perf_counter()
+
+
+def ours(name: str, norm: str, threads: int, steps: int, folder: str) -> None:
+    """Trains with the script of this name."""
     sys.path.insert(0, str(ROOT))
     script = importlib.import_module(name)
-
-    times = {}
-    after_step = script.Run.after_step
+    after_step, turns = script.Run.after_step, Turns()
 
     def timed(run: script.Run, *values: object) -> None:
         after_step(run, *values)
-        if run.step in (BEGIN, END):
-            times[run.step] = time.perf_counter()
+        turns.after(run.step)
 
     script.Run.after_step = timed
     settings = {"norm": norm, "batch_size": BATCH_SIZE, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
-    script.train(script.Args(env_id=ENV_ID, total_timesteps=END, learning_starts=STARTS, eval_every=0, **settings))
-    return times[END] - times[BEGIN]
+    script.train(script.Args(env_id=ENV_ID, total_timesteps=steps, learning_starts=STARTS, eval_every=0, **settings))
 
 
-def stable_baselines3(threads: int, folder: str) -> float:
-    """Seconds that Stable-Baselines3's DDPG takes from step BEGIN to step END."""
+def stable_baselines3(threads: int, steps: int, folder: str) -> None:
+    """Trains Stable-Baselines3's DDPG."""
     import numpy as np
     import torch
     from stable_baselines3 import DDPG
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
-    times = {}
+    turns = Turns()
 
     class Timer(BaseCallback):
         def _on_step(self) -> bool:
-            if self.num_timesteps in (BEGIN, END):
-                times[self.num_timesteps] = time.perf_counter()
+            turns.after(self.num_timesteps)
             return True
 
     torch.set_num_threads(threads)
@@ -70,68 +81,91 @@ def stable_baselines3(threads: int, folder: str) -> float:
         learning_starts=STARTS,
         train_freq=1,
         gradient_steps=1,
-        action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.3 * np.ones(2), dt=1.0),
+        action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.3 * np.ones(2), dt=0.1),
         policy_kwargs={"net_arch": [400, 300]},
         tensorboard_log=folder,
         verbose=1,
         device="cpu",
     )
-    model.learn(END, callback=Timer(), progress_bar=True)
-    return times[END] - times[BEGIN]
+    model.learn(steps, callback=Timer(), progress_bar=True)
 
 
 REFERENCE = "Stable-Baselines3 DDPG"
 CONTESTANTS = {REFERENCE: stable_baselines3}
-for name in ("ddpg_continuous", "ddpg_tf_explicit"):
-    for norm in ("none", "layer", "batch"):
-        CONTESTANTS[f"{name}.py --norm {norm}"] = functools.partial(ours, name, norm)
+for script_name in ("ddpg_continuous", "ddpg_tf_explicit"):
+    for normalisation in ("none", "layer", "batch"):
+        contestant = functools.partial(ours, script_name, normalisation)
+        CONTESTANTS[f"{script_name}.py --norm {normalisation}"] = contestant
+
+
+def end_of_turn(process: subprocess.Popen, errors: Path) -> float:
+    """Waits for the process to end its turn; gives the turn's seconds."""
+    for line in process.stdout:
+        if line.startswith("SECONDS"):
+            while not is_stopped(process.pid):
+                time.sleep(0.001)
+            return float(line.split()[1])
+    sys.exit(f"{process.args} failed:\n{errors.read_text()[-2000:]}")
+
+
+def is_stopped(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state.strip().startswith("T")
 
 
 def main() -> None:
-    """Runs all contestants in turn, in processes of their own, and prints the table."""
+    """Lets all contestants take turns, once for each number of threads, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed")
     args = parser.parse_args()
     if args.contestant:
         with tempfile.TemporaryDirectory() as folder:
-            seconds = CONTESTANTS[args.contestant](args.threads[0], folder)
-        print(f"\nSECONDS {seconds}")
+            CONTESTANTS[args.contestant](args.threads[0], BEGIN + (args.turns + 1) * TURN, folder)
         return
 
     rows = []
-    for turn in range(args.rounds):
-        for threads in args.threads:
-            for name in CONTESTANTS:
+    for threads in args.threads:
+        with tempfile.TemporaryDirectory() as folder:
+            processes = {}
+            for number, name in enumerate(CONTESTANTS):
                 command = [sys.executable, __file__, "--contestant", name, "--threads", str(threads)]
-                done = subprocess.run(command, capture_output=True, text=True)
-                if done.returncode:
-                    sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-                seconds = float(done.stdout.split("SECONDS")[-1])
-                rows.append(
-                    {"round": turn, "threads": threads, "name": name, "steps_per_second": (END - BEGIN) / seconds}
+                command += ["--turns", str(args.turns)]
+                errors = Path(folder, f"{number}.txt")
+                with errors.open("w") as file:
+                    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
+                processes[name] = process, errors
+                end_of_turn(process, errors)  # the first only brings it to step BEGIN
+            for turn in range(args.turns):
+                for name, (process, errors) in processes.items():
+                    process.send_signal(signal.SIGCONT)
+                    speed = TURN / end_of_turn(process, errors)
+                    rows.append({"threads": threads, "turn": turn, "name": name, "steps_per_second": speed})
+                print(
+                    f"threads {threads}, turn {turn}",
+                    {row["name"]: round(row["steps_per_second"]) for row in rows[-7:]},
                 )
-                print(rows[-1], flush=True)
-    table = pd.DataFrame(rows)
+            for process, _ in processes.values():
+                process.kill()
     args.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out / "speed.csv", index=False)
+    pd.DataFrame(rows).to_csv(args.out / "speed.csv", index=False)
 
-    wide = table.pivot(index=["round", "threads"], columns="name", values="steps_per_second")
+    wide = pd.DataFrame(rows).pivot(index=["turn", "threads"], columns="name", values="steps_per_second")
     lines = [
-        "| script | threads | steps/s (median) | ratio to Stable-Baselines3 (median) |",
+        "| script | threads | steps/s (median) | ratio to Stable-Baselines3: median (quartiles) |",
         "|---|---|---|---|",
     ]
     for threads in args.threads:
         speeds = wide.xs(threads, level="threads")
         for name in CONTESTANTS:
-            ratio = speeds[name] / speeds[REFERENCE]
-            lines.append(f"| {name} | {threads} | {speeds[name].median():.0f} | {ratio.median():.2f} |")
-    lines.append(
-        f"\n{args.rounds} rounds, {platform.processor() or platform.machine()}, Python {platform.python_version()}"
-    )
-    (args.out / "speed.md").write_text("\n".join(lines) + "\n")
+            low, median, high = (speeds[name] / speeds[REFERENCE]).quantile([0.25, 0.5, 0.75])
+            lines.append(
+                f"| {name} | {threads} | {speeds[name].median():.0f} | {median:.2f} ({low:.2f} to {high:.2f}) |"
+            )
+    what = f"{args.turns} turns of {TURN} steps, {platform.processor() or platform.machine()}"
+    (args.out / "speed.md").write_text("\n".join([*lines, f"\n{what}, Python {platform.python_version()}\n"]))
     print("\n".join(lines))
 
 
