@@ -52,7 +52,7 @@ class Args:
     total_timesteps: int = 200_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # both rates fall linearly, to zero at --total-timesteps (paper: constant; alone untested)
+    anneal: bool = True  # both rates fall linearly to zero at --total-timesteps (paper: constant; a less steady end)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; the defaults were tuned around 0.005)
@@ -71,7 +71,7 @@ class Args:
     eval_every: int = 5_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # where the networks live (cuda and mps not yet timed)
-    num_threads: int = 1  # torch's threads on the CPU
+    num_threads: int = 1  # torch's threads on the CPU (two: 1.3 times the steps; two runs of one each: more)
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
     checkpoint_every: int = 10_000  # steps between checkpoints, each written when the next episode ends
