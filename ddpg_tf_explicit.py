@@ -198,7 +198,7 @@ class DDPG:
         self.critic_optimizer.build(self.critic.trainable_variables)
         nets = self.actor, self.critic, self.target_actor, self.target_critic
         self.variables = [x for part in (*nets, self.actor_optimizer, self.critic_optimizer) for x in part.variables]
-        self.compiled_update = tf.function(self.learn, jit_compile=True)
+        self.compiled_update = tf.function(self.learn, autograph=False, jit_compile=True)
         self.compiled_policy = tf.function(lambda s: self.actor(s[None], training=False)[0], jit_compile=True)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
