@@ -71,7 +71,7 @@ class Args:
     eval_every: int = 5_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
     device: Literal["cpu", "cuda", "mps"] = "cpu"  # where the networks live (cuda and mps not yet timed)
-    num_threads: int = 1  # torch's threads on the CPU (two: 1.4 times the steps; two runs of one each: more)
+    num_threads: int = 1  # torch's threads on the CPU (two: 1.4 times the steps of one)
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
     checkpoint_every: int = 10_000  # steps between checkpoints, each written when the next episode ends

@@ -75,7 +75,7 @@ class Args:
     eval_every: int = 1_000  # steps between noise-free evaluations (0 = none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
     device: Literal["cpu", "gpu"] = "cpu"  # where the networks live (gpu: never run; needs tensorflow[and-cuda])
-    num_threads: int = 1  # TensorFlow's threads on the CPU (two: up to 1.2 times the steps)
+    num_threads: int = 1  # TensorFlow's threads on the CPU (two: up to 1.2 times the steps of one)
     runs_dir: str = "runs"  # folder of all runs
     run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
     checkpoint_every: int = 10_000  # steps between checkpoints, each written when the next episode ends
@@ -198,7 +198,7 @@ class DDPG:
         self.critic_optimizer.build(self.critic.trainable_variables)
         nets = self.actor, self.critic, self.target_actor, self.target_critic
         self.variables = [x for part in (*nets, self.actor_optimizer, self.critic_optimizer) for x in part.variables]
-        self.compiled_update = tf.function(self.learn, autograph=False, jit_compile=True)
+        self.compiled_update = tf.function(self.learn, autograph=False, jit_compile=True)  # no control flow to convert
         self.compiled_policy = tf.function(lambda s: self.actor(s[None], training=False)[0], jit_compile=True)
 
     def act(self, observation: np.ndarray) -> np.ndarray:

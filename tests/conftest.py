@@ -1,5 +1,6 @@
 """What the tests of the command line share."""
 
+import subprocess
 import sys
 import threading
 import warnings
@@ -14,6 +15,20 @@ import ddpg_continuous
 def script():
     """The script whose command line is tested; a module may name another one by a fixture of its own."""
     return ddpg_continuous
+
+
+@pytest.fixture(scope="session")
+def complete_run(tmp_path_factory):
+    """Makes a run by a script's command line, in a process of its own: its directory, stdout and stderr."""
+
+    def run(script, flags):
+        folder = tmp_path_factory.mktemp("smoke")
+        command = [sys.executable, script.__file__, *map(str, flags), "--run-name", "smoke"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return folder / "runs" / "smoke", done.stdout, done.stderr
+
+    return run
 
 
 @pytest.fixture

@@ -217,13 +217,9 @@ def one_line(text):
 
 # ------------------------------------------------------------------------------------------- what a run leaves behind
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A run of a few hundred steps through the command line: its folder, what it printed."""
-    folder = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, script.__file__, *map(str, SMOKE), "--run-name", "smoke"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "smoke", done.stdout, done.stderr
+def smoke(complete_run):
+    """A run of a few hundred steps: its directory, what it printed."""
+    return complete_run(script, SMOKE)
 
 
 def test_a_retired_id_runs_as_the_current_version_and_one_line_says_so(smoke):

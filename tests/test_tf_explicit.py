@@ -226,13 +226,9 @@ def test_the_algorithm_cut_out_of_the_file_stands_alone():
 
 # ---------------------------------------------------------------------------------------------------------- the run
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """A run through the command line, in a process of its own: its directory, what it printed."""
-    folder = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, ddpg_tf_explicit.__file__, *map(str, SHORT), "--run-name", "smoke"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "smoke", done.stdout, done.stderr
+def smoke(complete_run):
+    """A run of a few hundred steps: its directory, what it printed."""
+    return complete_run(ddpg_tf_explicit, SHORT)
 
 
 def test_tensorflow_does_not_chatter(smoke):
