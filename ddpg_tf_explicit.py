@@ -111,14 +111,15 @@ class ReplayMemory:
     def __init__(self, capacity: int, observation_size: int, action_size: int, rng: np.random.Generator) -> None:
         self.rows = np.empty((capacity, 2 * observation_size + action_size + 2), np.float32)
         self.columns = np.cumsum([observation_size, action_size, 1, 1])
+        self.s, self.a, self.r, self.terminated, self.next_s = np.split(self.rows, self.columns, axis=1)  # by name
         self.added, self.rng = 0, rng  # transitions ever stored
 
     def __len__(self) -> int:
         return min(self.added, len(self.rows))
 
-    def add(self, s: np.ndarray, a: np.ndarray, r: float, terminated: bool, next_s: np.ndarray) -> None:
-        self.rows[self.added % len(self.rows)] = np.concatenate((s, a, (r, terminated), next_s))
-        self.added += 1
+    def add(self, s: np.ndarray, a: np.ndarray | int, r: float, terminated: bool, next_s: np.ndarray) -> None:
+        i, self.added = self.added % len(self.rows), self.added + 1
+        self.s[i], self.a[i], self.r[i], self.terminated[i], self.next_s[i] = s, a, r, terminated, next_s
 
     def sample(self, batch_size: int) -> list[np.ndarray]:
         """Uniformly, with replacement: s (N, S), a (N, A), r (N, 1), terminated (N, 1), s' (N, S)."""
@@ -298,7 +299,7 @@ def train(args: Args) -> None:
                 values = agent.update(replay.sample(args.batch_size), scale, read=step % LOG_EVERY == 0)
 
             # Log, evaluate, save
-            run.after_step(reward, values, noise_scale)
+            run.after_step(reward, values, {"noise_sigma": args.noise_sigma * noise_scale})
             if terminated or truncated:
                 env = run.after_episode()  # another one after a checkpoint
                 observation, _ = env.reset()
@@ -335,7 +336,7 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
     env = gym.make(env_id, **options)
     actions, observations = env.action_space, env.observation_space
     if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or not actions.is_bounded():
-        raise RunError(f"{env_id} has the actions {actions}: DDPG needs continuous, bounded ones, a vector Box")
+        raise RunError(f"{env_id} has the actions {actions}: DDPG needs continuous vectors, bounded (discrete: dqn.py)")
     if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
         raise RunError(f"{env_id} observes {observations}: needed is a vector (see gymnasium's FlattenObservation)")
     if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
@@ -417,8 +418,7 @@ class Run(AbstractContextManager):
         """Makes the directory, or opens the one to resume and restores its checkpoint; RunError if it is taken."""
         wandb = __import__("wandb") if args.track else None  # before anything is written
         self.args, self.agent, self.replay, self.rng, self.env = args, agent, replay, rng, env
-        self.step = self.episode = self.checkpointed = self.length = 0
-        self.seconds = self.episodic_return = 0.0
+        self.step = self.episode = self.checkpointed = self.length = self.seconds = self.episodic_return = 0
         self.returns, self.solved, self.best, self.latest = [], {}, None, None  # returns: of the last 100 episodes
         self.threshold = np.inf if (x := env.unwrapped.spec.reward_threshold) is None else x
         name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
@@ -471,13 +471,13 @@ class Run(AbstractContextManager):
             self.evaluate()
         self.save("last")
 
-    def after_step(self, reward: float, values: dict[str, float], noise_scale: float) -> None:
+    def after_step(self, reward: float, values: dict[str, float], exploration: dict[str, float]) -> None:
         self.length, self.episodic_return = self.length + 1, self.episodic_return + reward
         if self.bar.update() and self.plain:  # it would have been shown
             print(self.bar)
         if values:
             finite(list(values.values()), f"{', '.join(values)} of the update (try lower learning rates)")
-            self.log("updates", {**values, "noise_sigma": self.args.noise_sigma * noise_scale})
+            self.log("updates", {**values, **exploration})
             self.events.add_scalar("SPS", self.step / (time.monotonic() - self.began), self.step)
         if self.args.eval_every and self.step % self.args.eval_every == 0:
             self.evaluate()

@@ -5,7 +5,8 @@
 For every run: its args.json, CSVs and summary are copied, and its last and its best weights are played without noise
 for 100 episodes, from start states that neither training nor its evaluations used. The table gives, a row a run, the
 first evaluation that reached the threshold, both means and the wall time; the figure all evaluations and their median.
-`python benchmark/collect.py --compare STUDY STUDY …` draws several studies into one figure, with one table.
+`python benchmark/collect.py --compare STUDY STUDY …` draws several studies into one figure, with one table; with
+`--panels N` into N panels side by side, the first studies into the first, and so on.
 """
 
 import argparse
@@ -25,6 +26,8 @@ THRESHOLDS = {
     "LunarLanderContinuous-v3": 200,
     "Pendulum-v1": -170,
     "MountainCarContinuous-v0": 90,
+    "LunarLander-v3": 200,
+    "CartPole-v1": 475,
 }  # what counts as solved
 FRESH_SEED, EPISODES = 3_000_000, 100
 STYLES = [("tab:blue", "-"), ("tab:orange", "--"), ("black", ":")]
@@ -79,34 +82,30 @@ def markdown(study: str) -> str:
     return "\n".join(lines)
 
 
-def draw(studies: list[str], path: Path) -> None:
+def draw(studies: list[str], path: Path, panels: int = 1) -> None:
     """Each run's noise-free evaluations, and each study's median over its runs."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    for study, (color, line) in zip(studies, STYLES, strict=False):
-        runs = [
-            pd.read_csv(file, index_col="step")["mean"] for file in sorted((RESULTS / study).glob("*/evaluations.csv"))
-        ]
-        for run in runs:
-            axes.plot(run, color=color, ls=line, lw=0.6, alpha=0.5)
-        axes.plot(
-            pd.concat(runs, axis=1).median(axis=1),
-            color=color,
-            ls=line,
-            lw=2.5,
-            label=f"{study}: median of {len(runs)}",
-        )
+    figure = Figure(figsize=(7 if panels == 1 else 4.5 * panels, 4), layout="constrained")
     env_id = json.loads(next((RESULTS / studies[0]).glob("*/args.json")).read_text())["args"]["env_id"]
-    axes.axhline(THRESHOLDS[env_id], color="0.4", lw=0.8)
-    axes.set(xlabel="environment step", ylabel="noise-free return", title=env_id)
-    axes.legend()
+    grid = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    for axes, part in zip(grid, np.array_split(studies, panels), strict=True):
+        for study, (color, line) in zip(part, STYLES, strict=False):
+            files = sorted((RESULTS / study).glob("*/evaluations.csv"))
+            runs = [pd.read_csv(file, index_col="step")["mean"] for file in files]
+            for run in runs:
+                axes.plot(run, color=color, ls=line, lw=0.6, alpha=0.5)
+            median = pd.concat(runs, axis=1).median(axis=1)
+            axes.plot(median, color=color, ls=line, lw=2.5, label=f"{study}: median of {len(runs)}")
+        axes.axhline(THRESHOLDS[env_id], color="0.4", lw=0.8)
+        axes.set(xlabel="environment step", title=env_id)
+        axes.legend()
+    grid[0].set(ylabel="noise-free return")
     for suffix in ("png", "pdf"):
         figure.savefig(path.with_suffix(f".{suffix}"), dpi=150)
 
 
-def compare(studies: list[str]) -> None:
-    """One figure and one table over studies that differ in one setting."""
-    draw(studies, RESULTS / ("-".join(studies) + ".png"))
+def compare(studies: list[str], name: str | None, panels: int) -> None:
+    """One figure and one table over studies that differ in one setting or, by panels, two."""
+    draw(studies, RESULTS / f"{name or '-'.join(studies)}.png", panels)
     print("| study | solved | median step to solve | last weights: mean of each run | best weights: mean of each run |")
     print("|---|---|---|---|---|")
     for study in studies:
@@ -121,5 +120,10 @@ if __name__ == "__main__":
     parser.add_argument("study")
     parser.add_argument("runs", nargs="+", help="run directories, or with --compare further studies")
     parser.add_argument("--compare", action="store_true")
+    parser.add_argument("--panels", type=int, default=1)
+    parser.add_argument("--name", help="of the figure; default: the studies' names")
     given = parser.parse_args()
-    compare([given.study, *given.runs]) if given.compare else collect(given.study, [Path(run) for run in given.runs])
+    if given.compare:
+        compare([given.study, *given.runs], given.name, given.panels)
+    else:
+        collect(given.study, [Path(run) for run in given.runs])

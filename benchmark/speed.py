@@ -43,7 +43,7 @@ class Turns:
             self.began = time.perf_counter()
 
 
-def ours(name: str, norm: str, threads: int, steps: int, folder: str) -> None:
+def ours(name: str, settings: dict[str, str], threads: int, steps: int, folder: str) -> None:
     """Trains with the script of this name."""
     sys.path.insert(0, str(ROOT))
     script = importlib.import_module(name)
@@ -54,11 +54,11 @@ def ours(name: str, norm: str, threads: int, steps: int, folder: str) -> None:
         turns.after(run.step)
 
     script.Run.after_step = timed
-    settings = {"norm": norm, "batch_size": BATCH_SIZE, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
+    settings = {**settings, "batch_size": BATCH_SIZE, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
     script.train(script.Args(env_id=ENV_ID, total_timesteps=steps, learning_starts=STARTS, eval_every=0, **settings))
 
 
-def stable_baselines3(threads: int, steps: int, folder: str) -> None:
+def stable_baselines3(precision: str, threads: int, steps: int, folder: str) -> None:
     """Trains Stable-Baselines3's DDPG."""
     import numpy as np
     import torch
@@ -74,6 +74,7 @@ def stable_baselines3(threads: int, steps: int, folder: str) -> None:
             return True
 
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)  # which is torch's, not Stable-Baselines3's: it has no such setting
     model = DDPG(
         "MlpPolicy",
         ENV_ID,
@@ -91,11 +92,14 @@ def stable_baselines3(threads: int, steps: int, folder: str) -> None:
 
 
 REFERENCE = "Stable-Baselines3 DDPG"
-CONTESTANTS = {REFERENCE: stable_baselines3}
+CONTESTANTS = {REFERENCE: functools.partial(stable_baselines3, "highest")}
 for script_name in ("ddpg_continuous", "ddpg_tf_explicit"):
-    for normalisation in ("none", "layer", "batch"):
-        contestant = functools.partial(ours, script_name, normalisation)
-        CONTESTANTS[f"{script_name}.py --norm {normalisation}"] = contestant
+    for norm in ("none", "layer", "batch"):
+        CONTESTANTS[f"{script_name}.py --norm {norm}"] = functools.partial(ours, script_name, {"norm": norm})
+for norm in ("none", "layer"):
+    contestant = functools.partial(ours, "ddpg_continuous", {"norm": norm, "matmul_precision": "medium"})
+    CONTESTANTS[f"ddpg_continuous.py --norm {norm} --matmul-precision medium"] = contestant
+CONTESTANTS[f"{REFERENCE} at medium precision"] = functools.partial(stable_baselines3, "medium")
 
 
 def end_of_turn(process: subprocess.Popen, errors: Path) -> float:
@@ -145,7 +149,7 @@ def main() -> None:
                     rows.append({"threads": threads, "turn": turn, "name": name, "steps_per_second": speed})
                 print(
                     f"threads {threads}, turn {turn}",
-                    {row["name"]: round(row["steps_per_second"]) for row in rows[-7:]},
+                    {row["name"]: round(row["steps_per_second"]) for row in rows[-len(CONTESTANTS) :]},
                 )
             for process, _ in processes.values():
                 process.kill()

@@ -821,6 +821,19 @@ def test_evaluations_are_noise_free_and_leave_no_trace_in_the_training(train):
     assert evaluations.loc[320, ["episode_0", "episode_1", "episode_2"]].tolist() == pytest.approx(returns)
 
 
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_matmul_precision_is_torchs_and_moves_an_update_by_rounding_at_most(precision):
+    batch = new_batch(64, dtype=np.float32)
+    exact = new_agent("layer", hidden_sizes=(64, 48)).update(batch, read=True)
+    try:
+        agent = new_agent("layer", hidden_sizes=(64, 48), matmul_precision=precision)
+        assert torch.get_float32_matmul_precision() == precision
+        for name, value in agent.update(batch, read=True).items():
+            assert value == pytest.approx(exact[name], rel=2**-6, abs=1e-3)  # of bfloat16, which has 8 bits
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 # ---------------------------------------------------------------------------------------------------------- the file
 def test_the_algorithm_cut_out_of_the_file_stands_alone():
     lines = Path(script.__file__).read_text(encoding="utf-8").splitlines()

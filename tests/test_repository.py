@@ -36,7 +36,7 @@ def sections(source):
 
 
 def test_there_are_scripts_to_test():
-    assert [path.stem for path in SCRIPTS] == ["ddpg_continuous", "ddpg_tf_explicit"]
+    assert [path.stem for path in SCRIPTS] == ["ddpg_continuous", "ddpg_tf_explicit", "dqn"]
 
 
 def test_a_scripts_own_metadata_asks_for_what_it_imports_at_the_versions_of_requirements_txt(source):
@@ -84,33 +84,57 @@ def test_the_training_loop_is_about_45_lines(source):
     assert train.end_lineno - train.lineno <= 52
 
 
-SHARED = ("exploration noise", "replay memory", "the environment", "the run", "the command line")
+SHARED = ("replay memory", "the environment", "the run", "the command line")
+DDPG = [path for path in SCRIPTS if path.stem.startswith("ddpg")]
+DIFFERENT = {"make_env", "plot", "check", "play"}  # in dqn.py: it has other actions, curves and flags
 
 
-@pytest.mark.parametrize("heading", SHARED)
-def test_what_is_not_framework_code_stands_letter_for_letter_in_every_script(heading):
-    first, *others = (sections(path.read_text(encoding="utf-8"))[heading] for path in SCRIPTS)
+@pytest.mark.parametrize("heading", ("exploration noise", *SHARED))
+def test_what_is_not_framework_code_stands_letter_for_letter_in_every_ddpg_script(heading):
+    first, *others = (sections(path.read_text(encoding="utf-8"))[heading] for path in DDPG)
     assert len(first) > 300
     assert not re.search(r"\b(torch|tf|keras)\b", first)
     for other in others:
         assert other == first
 
 
+def definitions(text):
+    """The source of each function and class of a section by its name, and of what stands between them."""
+    parts = {node.name: ast.get_source_segment(text, node) for node in ast.parse(text).body if hasattr(node, "name")}
+    for part in parts.values():
+        text = text.replace(part, "")
+    return {**parts, "between": "\n".join(line for line in text.splitlines() if line)}
+
+
+@pytest.mark.parametrize("heading", (*SHARED, "torch's files"))
+def test_dqn_has_them_letter_for_letter_too_but_for_what_its_discrete_actions_change(heading):
+    texts = (sections((ROOT / name).read_text(encoding="utf-8"))[heading] for name in ("ddpg_continuous.py", "dqn.py"))
+    one, other = (definitions(text.replace("DDPG", "DQN")) for text in texts)
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name]} <= DIFFERENT
+    assert sum(map(len, one.values())) > 300
+
+
 def test_the_training_differs_only_in_how_the_framework_is_set_up():
-    first, *others = (sections(path.read_text(encoding="utf-8"))["the training"] for path in SCRIPTS)
+    first, *others = (sections(path.read_text(encoding="utf-8"))["the training"] for path in DDPG)
     first, *others = (text[text.index("    rng = np.random.default_rng") :] for text in (first, *others))
     assert "agent.update" in first
     for other in others:
         assert other == first
 
 
-def test_the_scripts_have_the_same_flags():
-    flags = [
-        re.findall(r"(?m)^    (\w+): .* = ", path.read_text().split("@dataclass")[1].split("# ---")[0])
-        for path in SCRIPTS
-    ]
-    assert len(flags[0]) > 25
-    assert all(other == flags[0] for other in flags)
+def flags(path):
+    return set(re.findall(r"(?m)^    (\w+): .* = ", path.read_text().split("@dataclass")[1].split("# ---")[0]))
+
+
+def test_the_scripts_have_the_same_flags_but_for_the_algorithm():
+    torch, tensorflow, dqn = (flags(ROOT / f"{name}.py") for name in ("ddpg_continuous", "ddpg_tf_explicit", "dqn"))
+    assert torch - tensorflow == {"matmul_precision"}
+    assert not tensorflow - torch
+    rates = {"actor_learning_rate", "critic_learning_rate", "anneal", "weight_decay"}
+    noise = {"noise", "noise_sigma", "ou_theta", "ou_dt", "noise_decay_steps"}
+    assert torch - dqn == {*rates, *noise, "norm", "learning_starts", "matmul_precision"}
+    assert len(torch & dqn) >= 20
 
 
 def test_every_flag_in_the_readme_exists(source):
