@@ -349,7 +349,7 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
     return gym.wrappers.TransformReward(env, lambda x: finite(np.float32(x), "the reward").item())
 
 
-def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int) -> list[float]:
+def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray | int], episodes: int, seed: int) -> list[float]:
     """Plays without noise from the start states seed, seed + 1, …, then closes env. Gives every episode's return."""
     returns = [0.0] * episodes
     for episode in range(episodes):
@@ -399,8 +399,8 @@ def explaining(trouble: str) -> Iterator[None]:
         raise RunError(f"{trouble}: {str(error)[:150]}") from error
 
 
-def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray], Args]:
-    """The policy of a run's best or last weights, (S,) to (A,) in [-1, 1], and the arguments of its training."""
+def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray | int], Args]:
+    """The policy of a run's best or last weights, as agent.act gives it, and the arguments of its training."""
     content = load(Path(path))
     with explaining(f"{path} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
         args = Args(**{**content["args"], "device": "cpu"})
@@ -523,7 +523,6 @@ class Run(AbstractContextManager):
 
     def checkpoint(self) -> None:
         """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
-        finite(self.agent.magnitude(), "the sum of all weights and moments (try lower learning rates)")
         self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
         self.events.flush()
         old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
@@ -538,6 +537,7 @@ class Run(AbstractContextManager):
         self.summarise()
 
     def save(self, name: str, **more: object) -> None:
+        finite(self.agent.magnitude(), "the sum of all weights and moments (try lower learning rates)")
         content = {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state()}
         save(self.path / f"{name}{SUFFIX}", {**content, **more})
 

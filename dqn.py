@@ -11,7 +11,7 @@ for each episode: receive the first observation s
         act:      a random action a with probability ε, else a = argmax Q(s, a)
         store:    (s, a, r, s') in D
         sample:   N transitions from D
-        learn:    y = r + γ max Q'(s', a') over a', and minimise L = 1/N Σ (y − Q(s, a))²
+        learn:    y = r + γ max Q'(s', a') over a' (r alone where s' is terminal), minimise L = 1/N Σ (y − Q(s, a))²
         target:   every C updates, Q' = Q
 
 python dqn.py --env-id LunarLander-v3
@@ -54,10 +54,10 @@ class Args:
     batch_size: int = 64  # minibatch size N (paper: 32)
     buffer_size: int = 100_000  # transitions that the replay memory holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (256, 256)  # units of the two hidden layers (paper: convolutions, for pixels)
-    train_every: int = 1  # steps between updates, which begin once there is a minibatch (paper: 4; here that hovers)
-    target_network: Literal["none", "hard", "soft"] = "soft"  # Q' is Q itself, a copy now and then (paper), or follows
-    target_period: int = 100  # hard: updates C between two copies (paper: 10,000)
-    tau: float = 0.01  # soft: rate τ at which Q' follows Q, at every update
+    train_every: int = 1  # steps between updates, which begin once there is a minibatch (paper: 4; slower here)
+    target_network: Literal["none", "hard", "soft"] = "soft"  # Q' is Q itself; a copy (paper); its average
+    target_period: int = 100  # with a hard target: updates C between two copies (paper: 10,000)
+    tau: float = 0.01  # with a soft target: rate τ at which Q' follows Q at every update
     double: bool = False  # double DQN (van Hasselt et al. 2016): Q chooses the next action, Q' says what it is worth
     epsilon_start: float = 1.0  # probability ε of a random action at first (paper: 1)
     epsilon_end: float = 0.1  # and in the end (paper: 0.1)
@@ -116,7 +116,7 @@ class ReplayMemory:
 
 # --------------------------------------------------------------------------------------------------- the Q-network
 class QNetwork(nn.Module):
-    """The values Q(s, a) of all A actions at once: observations (N, S) to (N, A)."""
+    """The values Q(s, a) of all actions at once: observations (N, S) to (N, actions)."""
 
     def __init__(self, observation_size: int, actions: int, args: Args) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class QNetwork(nn.Module):
     def forward(self, s: torch.Tensor) -> torch.Tensor:
         x = F.relu(self.layer_1(s))  # (N, 256)
         x = F.relu(self.layer_2(x))  # (N, 256)
-        return self.output(x)  # (N, A)
+        return self.output(x)  # (N, actions)
 
 
 # ------------------------------------------------------------------------------------------------------- the update
@@ -140,8 +140,8 @@ class DQN(nn.Module):
         torch.set_num_threads(args.num_threads)  # for such small networks, all of the machine's would be slower
         self.sizes = observation_size, actions
         self.gamma, self.device, self.updates = args.gamma, torch.device(args.device), 0
-        targets = {"none": (1, 1.0), "hard": (args.target_period, 1.0), "soft": (1, args.tau)}
-        self.period, self.tau = targets[args.target_network]  # none: Q' is Q after every update
+        period_and_tau = {"none": (1, 1.0), "hard": (args.target_period, 1.0), "soft": (1, args.tau)}
+        self.period, self.tau = period_and_tau[args.target_network]  # none: a copy after every update is Q
         self.double = args.double
         self.q_network = QNetwork(observation_size, actions, args)
         self.target_network = QNetwork(observation_size, actions, args).requires_grad_(False)
@@ -151,7 +151,7 @@ class DQN(nn.Module):
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> int:
-        """The greedy action argmax Q(s, a): (S,) to a number from 0 to A − 1."""
+        """The greedy action argmax Q(s, a): (S,) to its number, from 0 on."""
         return self.q_network(torch.as_tensor(observation, device=self.device)[None])[0].argmax().item()
 
     def update(self, batch: list[np.ndarray], read: bool = False) -> dict[str, float]:
@@ -160,11 +160,11 @@ class DQN(nn.Module):
 
         # y = r + γ max Q'(s', a'). `terminated`, not `done`: a time limit is no end of the task. y is a constant.
         with torch.no_grad():
-            next_q = self.target_network(next_s)  # (N, A)
+            next_q = self.target_network(next_s)  # (N, actions)
             next_a = (self.q_network(next_s) if self.double else next_q).argmax(1, keepdim=True)
             y = r + self.gamma * (1 - terminated) * next_q.gather(1, next_a)  # (N, 1)
         q = self.q_network(s).gather(1, a.long())  # (N, 1), as y: (N,) against (N, 1) would broadcast to (N, N)
-        loss = F.mse_loss(q, y)
+        loss = F.mse_loss(q, y)  # the paper clips y − Q and the rewards, whose sizes differ from game to game
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -172,7 +172,9 @@ class DQN(nn.Module):
         self.updates += 1
         if self.updates % self.period == 0:
             self.update_target(self.tau)
-        return {name: x.mean().item() for name, x in {"loss": loss, "q": q, "target": y}.items()} if read else {}
+        if not read:
+            return {}
+        return {name: value.mean().item() for name, value in {"loss": loss, "q": q, "target": y}.items()}
 
     @torch.no_grad()
     def update_target(self, tau: float) -> None:
@@ -189,7 +191,7 @@ class DQN(nn.Module):
     def set_state(self, state: dict) -> None:
         self.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.updates = state["updates"]
+        self.updates = int(state["updates"])
 
 
 # ----------------------------------------------------------------------------------------------------- the training
@@ -220,7 +222,7 @@ def train(args: Args) -> None:
             replay.add(observation, action, reward, terminated, next_observation)
             observation = next_observation
 
-            # Learn
+            # Learn; of every hundred steps, read the values of the first update
             values = {}
             if len(replay) >= args.batch_size and step % args.train_every == 0:
                 values = agent.update(replay.sample(args.batch_size), read=step % LOG_EVERY < args.train_every)
@@ -262,7 +264,7 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
     env = gym.make(env_id, **options)
     actions, observations = env.action_space, env.observation_space
     if not isinstance(actions, gym.spaces.Discrete):
-        raise RunError(f"{env_id} has the actions {actions}: DQN needs discrete ones (ddpg_continuous.py takes a Box)")
+        raise RunError(f"{env_id} has the actions {actions}: DQN needs one Discrete (ddpg_continuous.py takes a Box)")
     if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
         raise RunError(f"{env_id} observes {observations}: needed is a vector (see gymnasium's FlattenObservation)")
     if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
@@ -274,7 +276,7 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = F
     return gym.wrappers.TransformReward(env, lambda x: finite(np.float32(x), "the reward").item())
 
 
-def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int) -> list[float]:
+def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray | int], episodes: int, seed: int) -> list[float]:
     """Plays without noise from the start states seed, seed + 1, …, then closes env. Gives every episode's return."""
     returns = [0.0] * episodes
     for episode in range(episodes):
@@ -324,8 +326,8 @@ def explaining(trouble: str) -> Iterator[None]:
         raise RunError(f"{trouble}: {str(error)[:150]}") from error
 
 
-def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray], Args]:
-    """The policy of a run's best or last weights, (S,) to (A,) in [-1, 1], and the arguments of its training."""
+def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray | int], Args]:
+    """The policy of a run's best or last weights, as agent.act gives it, and the arguments of its training."""
     content = load(Path(path))
     with explaining(f"{path} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
         args = Args(**{**content["args"], "device": "cpu"})
@@ -448,7 +450,6 @@ class Run(AbstractContextManager):
 
     def checkpoint(self) -> None:
         """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
-        finite(self.agent.magnitude(), "the sum of all weights and moments (try lower learning rates)")
         self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
         self.events.flush()
         old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
@@ -463,6 +464,7 @@ class Run(AbstractContextManager):
         self.summarise()
 
     def save(self, name: str, **more: object) -> None:
+        finite(self.agent.magnitude(), "the sum of all weights and moments (try lower learning rates)")
         content = {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state()}
         save(self.path / f"{name}{SUFFIX}", {**content, **more})
 
@@ -485,8 +487,8 @@ def plot(path: Path, csvs: list[Path], threshold: float) -> None:
     if (log := logs.get("evaluations")) is not None:
         returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label="evaluation, mean ± std")
     if (log := logs.get("updates")) is not None:
-        for name, style in {"loss": "C0:", "q": "C1--", "target": "k-"}.items():
-            values.plot(log[name].rolling(10, 1).mean(), style, label=f"{name}, mean of 10")
+        for (name, column), style in zip(log.rolling(10, 1).mean().items(), ("C0:", "C1--", "k-"), strict=False):
+            values.plot(column, style, label=f"{name}, mean of 10")
         returns.twinx(ylabel="ε (dash-dotted)", ylim=(0, 1)).plot(log["epsilon"], "C2-.")
         values.legend()
     if np.isfinite(threshold):
@@ -502,12 +504,15 @@ def plot(path: Path, csvs: list[Path], threshold: float) -> None:
 # -------------------------------------------------------------------------------------------------- the command line
 def check(args: Args) -> None:
     """Raises RunError, naming the flag, if a value is out of range, or NaN."""
+    if args.target_network not in ("none", "hard", "soft"):  # in an args.json: tyro has looked at the flag
+        raise RunError(f"--target-network is {args.target_network}: it has to be none, hard or soft")
     ranges = {
         "gamma tau epsilon_start epsilon_end": (0, 1),
         "total_timesteps buffer_size eval_episodes checkpoint_every num_threads": (1, 2**31),
-        "train_every target_period epsilon_decay_steps": (1, 2**31),
+        "target_period epsilon_decay_steps": (1, 2**31),
+        "train_every": (1, args.total_timesteps),
         "hidden_sizes": (1, 2**15),
-        "batch_size": (1, args.buffer_size),
+        "batch_size": (1, min(args.buffer_size, args.total_timesteps)),
         "seed eval_every": (0, 2**31),
         "learning_rate": (0, 1e9),
     }
