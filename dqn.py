@@ -58,7 +58,6 @@ class Args:
     target_network: Literal["none", "hard", "soft"] = "soft"  # Q' is Q itself; a copy (paper); its average
     target_period: int = 100  # with a hard target: updates C between two copies (paper: 10,000)
     tau: float = 0.01  # with a soft target: rate τ at which Q' follows Q at every update
-    double: bool = False  # double DQN (van Hasselt et al. 2016): Q chooses the next action, Q' says what it is worth
     epsilon_start: float = 1.0  # probability ε of a random action at first (paper: 1)
     epsilon_end: float = 0.1  # and in the end (paper: 0.1)
     epsilon_decay_steps: int = 50_000  # steps over which ε falls linearly from the one to the other (paper: 1 million)
@@ -142,7 +141,6 @@ class DQN(nn.Module):
         self.gamma, self.device, self.updates = args.gamma, torch.device(args.device), 0
         period_and_tau = {"none": (1, 1.0), "hard": (args.target_period, 1.0), "soft": (1, args.tau)}
         self.period, self.tau = period_and_tau[args.target_network]  # none: a copy after every update is Q
-        self.double = args.double
         self.q_network = QNetwork(observation_size, actions, args)
         self.target_network = QNetwork(observation_size, actions, args).requires_grad_(False)
         self.update_target(tau=1.0)  # the target starts as a copy
@@ -160,9 +158,8 @@ class DQN(nn.Module):
 
         # y = r + γ max Q'(s', a'). `terminated`, not `done`: a time limit is no end of the task. y is a constant.
         with torch.no_grad():
-            next_q = self.target_network(next_s)  # (N, actions)
-            next_a = (self.q_network(next_s) if self.double else next_q).argmax(1, keepdim=True)
-            y = r + self.gamma * (1 - terminated) * next_q.gather(1, next_a)  # (N, 1)
+            next_q = self.target_network(next_s).amax(1, keepdim=True)  # (N, 1)
+            y = r + self.gamma * (1 - terminated) * next_q  # (N, 1)
         q = self.q_network(s).gather(1, a.long())  # (N, 1), as y: (N,) against (N, 1) would broadcast to (N, N)
         loss = F.mse_loss(q, y)  # the paper clips y − Q and the rewards, whose sizes differ from game to game
         self.optimizer.zero_grad()
