@@ -523,7 +523,7 @@ class Run(AbstractContextManager):
 
     def checkpoint(self) -> None:
         """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
-        self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
+        self.seconds = time.monotonic() - self.began
         self.events.flush()
         old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
         self.env.unwrapped.np_random = old.unwrapped.np_random
@@ -534,6 +534,7 @@ class Run(AbstractContextManager):
         more["run"] = {k: vars(self)[k] for k in ("step", "episode", "seconds", "returns", "solved", "best", "latest")}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
         self.save("checkpoint", **more)
+        self.checkpointed = self.step
         self.summarise()
 
     def save(self, name: str, **more: object) -> None:

@@ -130,8 +130,7 @@ class ReplayMemory:
 class BatchNorm(keras.layers.Layer):
     """Batch norm, (N, units) to (N, units), by the minibatch's own mean and variance in every training pass.
 
-    With running averages in the targets, Q diverged. Only the actor that acts keeps them (Keras's layer always does),
-    moving by 0.01, or one odd minibatch would sway it. The input needs no scale and shift: layer 1 has weights.
+    With running averages in the targets, Q diverged. Only the actor that acts keeps them (Keras's layer always does).
     """
 
     def __init__(self, units: int, acts: bool = False, is_input: bool = False) -> None:
@@ -144,7 +143,7 @@ class BatchNorm(keras.layers.Layer):
         mean, variance = tf.nn.moments(x, axes=0) if training else (self.mean, self.variance)  # (units,), both
         if training and self.mean is not None:
             n = tf.cast(tf.shape(x)[0], x.dtype)
-            self.mean.assign_add(0.01 * (mean - self.mean))
+            self.mean.assign_add(0.01 * (mean - self.mean))  # slowly, or one odd minibatch would sway the policy
             self.variance.assign_add(0.01 * (variance * n / (n - 1) - self.variance))  # unbiased, as torch's
         return tf.nn.batch_normalization(x, mean, variance, self.shift, self.scale, 1e-5)
 
@@ -166,7 +165,7 @@ def hidden(x: tf.Tensor, units: int, norm: str, acts: bool = False) -> tf.Tensor
 def make_actor(observation_size: int, action_size: int, args: Args, acts: bool = False) -> keras.Model:
     """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1]. `acts`: will be asked for single actions."""
     s = keras.Input((observation_size,))
-    x = BatchNorm(observation_size, acts, is_input=True)(s) if args.norm == "batch" else s
+    x = BatchNorm(observation_size, acts, is_input=True)(s) if args.norm == "batch" else s  # layer 1 scales and shifts
     x = hidden(x, args.hidden_sizes[0], args.norm, acts)  # (N, 400)
     x = hidden(x, args.hidden_sizes[1], args.norm, acts)  # (N, 300)
     return keras.Model(s, keras.ops.tanh(linear(x, action_size, 3e-3)))  # (N, A)
@@ -525,7 +524,7 @@ class Run(AbstractContextManager):
 
     def checkpoint(self) -> None:
         """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
-        self.seconds, self.checkpointed = time.monotonic() - self.began, self.step
+        self.seconds = time.monotonic() - self.began
         self.events.flush()
         old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
         self.env.unwrapped.np_random = old.unwrapped.np_random
@@ -536,6 +535,7 @@ class Run(AbstractContextManager):
         more["run"] = {k: vars(self)[k] for k in ("step", "episode", "seconds", "returns", "solved", "best", "latest")}
         more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
         self.save("checkpoint", **more)
+        self.checkpointed = self.step
         self.summarise()
 
     def save(self, name: str, **more: object) -> None:
