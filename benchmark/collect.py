@@ -82,7 +82,7 @@ def markdown(study: str) -> str:
     return "\n".join(lines)
 
 
-def draw(studies: list[str], path: Path, panels: int = 1) -> None:
+def draw(studies: list[str], path: Path, panels: int = 1, bottom: float | None = None) -> None:
     """Each run's noise-free evaluations, and each study's median over its runs."""
     figure = Figure(figsize=(7 if panels == 1 else 4.5 * panels, 4), layout="constrained")
     env_id = json.loads(next((RESULTS / studies[0]).glob("*/args.json")).read_text())["args"]["env_id"]
@@ -96,16 +96,17 @@ def draw(studies: list[str], path: Path, panels: int = 1) -> None:
             median = pd.concat(runs, axis=1).median(axis=1)
             axes.plot(median, color=color, ls=line, lw=2.5, label=f"{study}: median of {len(runs)}")
         axes.axhline(THRESHOLDS[env_id], color="0.4", lw=0.8)
-        axes.set(xlabel="environment step", title=env_id)
+        axes.set(xlabel="environment step", title=env_id, ylim=(bottom, None))
+        axes.locator_params(axis="x", nbins=6)
         axes.legend()
     grid[0].set(ylabel="noise-free return")
     for suffix in ("png", "pdf"):
         figure.savefig(path.with_suffix(f".{suffix}"), dpi=150)
 
 
-def compare(studies: list[str], name: str | None, panels: int) -> None:
+def compare(studies: list[str], name: str | None, panels: int, bottom: float | None) -> None:
     """One figure and one table over studies that differ in one setting or, by panels, two."""
-    draw(studies, RESULTS / f"{name or '-'.join(studies)}.png", panels)
+    draw(studies, RESULTS / f"{name or '-'.join(studies)}.png", panels, bottom)
     print("| study | solved | median step to solve | last weights: mean of each run | best weights: mean of each run |")
     print("|---|---|---|---|---|")
     for study in studies:
@@ -121,9 +122,10 @@ if __name__ == "__main__":
     parser.add_argument("runs", nargs="+", help="run directories, or with --compare further studies")
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--panels", type=int, default=1)
+    parser.add_argument("--bottom", type=float, help="where the axis of returns begins")
     parser.add_argument("--name", help="of the figure; default: the studies' names")
     given = parser.parse_args()
     if given.compare:
-        compare([given.study, *given.runs], given.name, given.panels)
+        compare([given.study, *given.runs], given.name, given.panels, given.bottom)
     else:
         collect(given.study, [Path(run) for run in given.runs])
