@@ -198,8 +198,8 @@ def train(args: Args) -> None:
         raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
-    args.env_id = current_env_id(args.env_id)
     env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
+    args.env_id = re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", args.env_id)  # a retired one is no more
     observation_size, actions = env.observation_space.shape[0], int(env.action_space.n)
     agent = DQN(observation_size, actions, args)
     replay = ReplayMemory(args.buffer_size, observation_size, 1, rng)  # of an action its number
@@ -229,7 +229,9 @@ def train(args: Args) -> None:
             if terminated or truncated:
                 env = run.after_episode()  # another one after a checkpoint
                 observation, _ = env.reset()
-        run.finish()
+        if args.eval_every and run.latest["step"] < run.step:
+            run.evaluate()
+        run.save("last")
 
 
 # -------------------------------------------------------------------------------------------------- the environment
@@ -244,21 +246,14 @@ def finite(value: np.ndarray | float, name: str) -> np.ndarray | float:
     return value
 
 
-def current_env_id(env_id: str) -> str:
-    """The id, or the newest version's where gymnasium has retired this one (LunarLanderContinuous-v2 → v3)."""
-    try:
-        gym.make(env_id).close()
-    except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3 are registered, but gone
-        retired, name = env_id, env_id.rpartition("-v")[0]
-        env_id = f"{name}-v{gym.make(name).spec.version}"  # without a version, gymnasium makes the newest
-        print(f"{retired} is retired: running the current version, {env_id}")
-    return env_id
-
-
 def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = False) -> gym.Env:
     """Makes an environment with actions 0, 1, … and observations (S,), float32; RunError if it is unsuitable."""
     options = {"render_mode": "rgb_array" if video else render_mode} if video or render_mode else {}
-    env = gym.make(env_id, **options)
+    try:
+        env = gym.make(env_id, **options)
+    except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3 are registered, but gone
+        env = gym.make(env_id.rpartition("-v")[0], **options)  # without a version, gymnasium makes the newest
+        print(f"{env_id} is retired: running the current version, {env.spec.id}")
     actions, observations = env.action_space, env.observation_space
     if not isinstance(actions, gym.spaces.Discrete):
         raise RunError(f"{env_id} has the actions {actions}: DQN needs one Discrete (ddpg_continuous.py takes a Box)")
@@ -327,7 +322,7 @@ def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray | i
     """The policy of a run's best or last weights, as agent.act gives it, and the arguments of its training."""
     content = load(Path(path))
     with explaining(f"{path} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
-        args = Args(**{**content["args"], "device": "cpu"})
+        args = Args(**{name: "cpu" if name == "device" else x for name, x in content["args"].items()})
         agent = DQN(*content["sizes"], args)
         agent.set_state(content["agent"])
         return agent.act, args
@@ -347,8 +342,7 @@ class Run(AbstractContextManager):
         self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w-]", "-", name)))  # a name for Windows, too
         try:
             self.path.mkdir(parents=True, exist_ok=args.resume is not None)
-            self.lock = filelock.FileLock(self.path / ".lock")
-            self.lock.acquire(blocking=False)
+            self.lock = filelock.FileLock(self.path / ".lock").acquire(blocking=False)
         except FileExistsError:
             raise RunError(f"{self.path} exists: choose another --run-name, or continue it with --resume") from None
         except filelock.Timeout:
@@ -388,11 +382,6 @@ class Run(AbstractContextManager):
             raise RunError(f"step {self.step}: {error}; {saved}")
         print(f"{'stopped' if kind else 'finished'} after {self.step} steps: {self.path}")
 
-    def finish(self) -> None:
-        if self.args.eval_every and self.latest["step"] < self.step:
-            self.evaluate()
-        self.save("last")
-
     def after_step(self, reward: float, values: dict[str, float], exploration: dict[str, float]) -> None:
         self.length, self.episodic_return = self.length + 1, self.episodic_return + reward
         if self.bar.update() and self.plain:  # it would have been shown
@@ -412,8 +401,7 @@ class Run(AbstractContextManager):
         self.bar.set_postfix({"episode": self.episode, "return": self.episodic_return, "100-episode mean": mean}, False)
         if len(self.returns) == 100 and mean >= self.threshold and "training" not in self.solved:
             self.solved["training"] = self.step
-            what = f"100-episode mean of the training return has reached the threshold of {self.threshold:g}"
-            self.bar.write(f"step {self.step}, episode {self.episode}: the {what}")
+            self.bar.write(f"step {self.step}: 100-episode mean of the training return has reached {self.threshold:g}")
         self.episodic_return, self.length = 0.0, 0
         if self.step // self.args.checkpoint_every > self.checkpointed // self.args.checkpoint_every:
             self.checkpoint()
@@ -516,7 +504,7 @@ def check(args: Args) -> None:
     }
     for names, (low, high) in ranges.items():
         for name in names.split():
-            if not low <= np.min(value := getattr(args, name) or 0) <= np.max(value) <= high:
+            if not low <= np.min(value := getattr(args, name, low) or 0) <= np.max(value) <= high:
                 raise RunError(f"--{name.replace('_', '-')} is {value}: it has to be from {low} to {high}")
 
 
@@ -540,7 +528,7 @@ def play(args: Args, flags: set[str]) -> None:
     if others := flags - {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}:
         raise RunError(f"--evaluate cannot use them: leave out {', '.join(sorted(others))}")
     policy, trained = load_policy(path := Path(args.evaluate))
-    env_id = current_env_id(args.env_id if "--env-id" in flags else trained.env_id)
+    env_id = args.env_id if "--env-id" in flags else trained.env_id
     env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
     with explaining(f"{path}, trained in {trained.env_id}, cannot play {env_id}"):
         if (sizes := load(path)["sizes"]) != (*env.observation_space.shape, env.action_space.n):

@@ -6,7 +6,8 @@ For every run: its args.json, CSVs and summary are copied, and its last and its 
 for 100 episodes, from start states that neither training nor its evaluations used. The table gives, a row a run, the
 first evaluation that reached the threshold, both means and the wall time; the figure all evaluations and their median.
 `python benchmark/collect.py --compare STUDY STUDY …` draws several studies into one figure, with one table; with
-`--panels N` into N panels side by side, the first studies into the first, and so on.
+`--panels N` into N panels side by side, the first studies into the first, and so on. `--against FLAG --lines FLAG`
+draws their last evaluations against one flag's value, a line for each value of another.
 """
 
 import argparse
@@ -116,6 +117,34 @@ def compare(studies: list[str], name: str | None, panels: int, bottom: float | N
         print(f"| {study} | {table['solved_step'].notna().sum()} of {len(table)} | {median:,.0f} | {last} | {best} |")
 
 
+def against(studies: list[str], name: str, flag: str, lines: str) -> None:
+    """One figure and one table: every run's last evaluation against a flag, a line for each value of another."""
+    rows = []
+    for folder in sorted(path.parent for study in studies for path in (RESULTS / study).glob("*/args.json")):
+        args = json.loads((folder / "args.json").read_text())["args"]
+        last = pd.read_csv(folder / "evaluations.csv").iloc[-1]
+        rows.append(
+            {lines: args[lines], flag: args[flag], "seed": args["seed"], "step": last["step"], "mean": last["mean"]}
+        )
+    table = pd.DataFrame(rows).sort_values([lines, flag, "seed"])
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for (value, part), (color, line), marker in zip(table.groupby(lines), STYLES, "osD", strict=False):
+        median = part.groupby(flag)["mean"].median()
+        axes.plot(part[flag], part["mean"], marker, color=color, alpha=0.5, mfc="none")
+        axes.plot(median, color=color, ls=line, lw=2.5, label=f"{lines} {value:g}: median of the seeds")
+    axes.axhline(THRESHOLDS[args["env_id"]], color="0.4", lw=0.8)
+    axes.set(xlabel=flag, xscale="log", ylabel="last evaluation: noise-free return", title=args["env_id"])
+    axes.set_xticks(sorted(table[flag].unique()), [f"{x:g}" for x in sorted(table[flag].unique())])
+    axes.minorticks_off()
+    axes.legend()
+    for suffix in ("png", "pdf"):
+        figure.savefig(RESULTS / f"{name}.{suffix}", dpi=150)
+    print(f"| {lines} | {flag} | last evaluation of each seed |\n|---|---|---|")
+    for (line, value), part in table.groupby([lines, flag]):
+        print(f"| {line:g} | {value:g} | {', '.join(f'{x:.1f}' for x in part['mean'])} |")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study")
@@ -124,8 +153,12 @@ if __name__ == "__main__":
     parser.add_argument("--panels", type=int, default=1)
     parser.add_argument("--bottom", type=float, help="where the axis of returns begins")
     parser.add_argument("--name", help="of the figure; default: the studies' names")
+    parser.add_argument("--against", help="the flag, as in args.json, of the horizontal axis")
+    parser.add_argument("--lines", help="the flag whose values get a line each")
     given = parser.parse_args()
-    if given.compare:
+    if given.against:
+        against([given.study, *given.runs], given.name, given.against, given.lines)
+    elif given.compare:
         compare([given.study, *given.runs], given.name, given.panels, given.bottom)
     else:
         collect(given.study, [Path(run) for run in given.runs])

@@ -2,12 +2,16 @@
 
     pip install -r requirements-dev.txt
     python benchmark/speed.py
+    python benchmark/speed.py --only "keras|tf_explicit.*none" --out benchmark/results/speed-keras
 
 Same environment, layer sizes, batch size and threads; uniform replay, an update per step; logging and progress bar on,
 evaluation off. Every contestant is a process of its own. After its first 1,000 updates it takes turns with the others:
 250 steps, then it is stopped (SIGSTOP) until all have had theirs, so that a machine whose speed drifts is as slow for
 all within a few seconds. Printed and saved (speed.csv, speed.md): medians over the turns, and the median and quartiles
 of the ratio within a turn. Stable-Baselines3's critic takes the action at its first layer.
+
+`--peer NAME COMMAND` adds a program from elsewhere. It is called with the number of threads and of steps, and has to
+call this module's `Turns().after(step)` after every step.
 """
 
 import argparse
@@ -15,6 +19,8 @@ import functools
 import importlib
 import os
 import platform
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,9 +49,10 @@ class Turns:
             self.began = time.perf_counter()
 
 
-def ours(name: str, settings: dict[str, str], threads: int, steps: int, folder: str) -> None:
-    """Trains with the script of this name."""
+def ours(name: str, settings: dict[str, str], backend: str, threads: int, steps: int, folder: str) -> None:
+    """Trains with the script of this name, on this backend if it is the one that has several."""
     sys.path.insert(0, str(ROOT))
+    os.environ |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": str(threads)}  # read at the import
     script = importlib.import_module(name)
     after_step, turns = script.Run.after_step, Turns()
 
@@ -54,7 +61,9 @@ def ours(name: str, settings: dict[str, str], threads: int, steps: int, folder: 
         turns.after(run.step)
 
     script.Run.after_step = timed
-    settings = {**settings, "batch_size": BATCH_SIZE, "num_threads": threads, "runs_dir": folder, "run_name": "run"}
+    settings = {**settings, "batch_size": BATCH_SIZE, "runs_dir": folder, "run_name": "run"}
+    if name != "ddpg_keras":
+        settings["num_threads"] = threads
     script.train(script.Args(env_id=ENV_ID, total_timesteps=steps, learning_starts=STARTS, eval_every=0, **settings))
 
 
@@ -95,9 +104,15 @@ REFERENCE = "Stable-Baselines3 DDPG"
 CONTESTANTS = {REFERENCE: functools.partial(stable_baselines3, "highest")}
 for script_name in ("ddpg_continuous", "ddpg_tf_explicit"):
     for norm in ("none", "layer", "batch"):
-        CONTESTANTS[f"{script_name}.py --norm {norm}"] = functools.partial(ours, script_name, {"norm": norm})
+        CONTESTANTS[f"{script_name}.py --norm {norm}"] = functools.partial(
+            ours, script_name, {"norm": norm}, "tensorflow"
+        )
+for backend in ("tensorflow", "jax", "torch"):
+    for norm in ("none", "layer", "batch"):
+        contestant = functools.partial(ours, "ddpg_keras", {"norm": norm}, backend)
+        CONTESTANTS[f"ddpg_keras.py --norm {norm} on {backend}"] = contestant
 for norm in ("none", "layer"):
-    contestant = functools.partial(ours, "ddpg_continuous", {"norm": norm, "matmul_precision": "medium"})
+    contestant = functools.partial(ours, "ddpg_continuous", {"norm": norm, "matmul_precision": "medium"}, "tensorflow")
     CONTESTANTS[f"ddpg_continuous.py --norm {norm} --matmul-precision medium"] = contestant
 CONTESTANTS[f"{REFERENCE} at medium precision"] = functools.partial(stable_baselines3, "medium")
 
@@ -122,6 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", default="", help="those whose names this regular expression finds, and the reference")
+    parser.add_argument("--peer", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed")
     args = parser.parse_args()
@@ -130,13 +147,16 @@ def main() -> None:
             CONTESTANTS[args.contestant](args.threads[0], BEGIN + (args.turns + 1) * TURN, folder)
         return
 
-    rows = []
+    rows, peers = [], dict(args.peer)
+    names = [name for name in CONTESTANTS if name == REFERENCE or re.search(args.only, name)] + list(peers)
     for threads in args.threads:
         with tempfile.TemporaryDirectory() as folder:
             processes = {}
-            for number, name in enumerate(CONTESTANTS):
+            for number, name in enumerate(names):
                 command = [sys.executable, __file__, "--contestant", name, "--threads", str(threads)]
                 command += ["--turns", str(args.turns)]
+                if name in peers:
+                    command = [*shlex.split(peers[name]), str(threads), str(BEGIN + (args.turns + 1) * TURN)]
                 errors = Path(folder, f"{number}.txt")
                 with errors.open("w") as file:
                     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
@@ -149,7 +169,7 @@ def main() -> None:
                     rows.append({"threads": threads, "turn": turn, "name": name, "steps_per_second": speed})
                 print(
                     f"threads {threads}, turn {turn}",
-                    {row["name"]: round(row["steps_per_second"]) for row in rows[-len(CONTESTANTS) :]},
+                    {row["name"]: round(row["steps_per_second"]) for row in rows[-len(names) :]},
                 )
             for process, _ in processes.values():
                 process.kill()
@@ -163,7 +183,7 @@ def main() -> None:
     ]
     for threads in args.threads:
         speeds = wide.xs(threads, level="threads")
-        for name in CONTESTANTS:
+        for name in names:
             low, median, high = (speeds[name] / speeds[REFERENCE]).quantile([0.25, 0.5, 0.75])
             lines.append(
                 f"| {name} | {threads} | {speeds[name].median():.0f} | {median:.2f} ({low:.2f} to {high:.2f}) |"

@@ -17,6 +17,16 @@ def script():
     return ddpg_continuous
 
 
+@pytest.fixture
+def folder(request, tmp_path, monkeypatch):
+    """The current folder: empty, but for the test module's MODULES of environments, their texts by their names."""
+    for name, text in getattr(request.module, "MODULES", {}).items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def complete_run(tmp_path_factory):
     """Makes a run by a script's command line, in a process of its own: its directory, stdout and stderr."""

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import Hostile
 
 import ddpg_continuous as script
 
-UNSUITABLE_ENVIRONMENTS = '''
+MODULES = {
+    "unsuitable_environments": '''
 """Environments that DDPG cannot take, and two that it can."""
 import gymnasium as gym
 import numpy as np
@@ -46,18 +48,11 @@ gym.register("Unbounded-v0", Still, kwargs={"observation": vector, "action": gym
 gym.register("HalfBounded-v0", Still, kwargs={"observation": vector, "action": gym.spaces.Box(0, np.inf, (1,))})
 gym.register("Matrix-v0", Still, kwargs={"observation": vector, "action": gym.spaces.Box(-1, 1, (2, 2))})
 '''
+}
+pytestmark = pytest.mark.usefixtures("folder")
 SMALL = ("--hidden-sizes", 16, 16, "--batch-size", 8, "--learning-starts", 20, "--eval-episodes", 1)
 STILL = ("--env-id", "unsuitable_environments:Still-v0", *SMALL, "--total-timesteps", 60)
 ABSENT = "mps" if torch.cuda.is_available() else "cuda"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The current folder: empty, but for a module with environments of one's own."""
-    (tmp_path / "unsuitable_environments.py").write_text(UNSUITABLE_ENVIRONMENTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    return tmp_path
 
 
 @pytest.fixture
@@ -80,7 +75,7 @@ def refused(command):
 def finished(tmp_path_factory):
     """The folder of a finished run: never changed, but copied."""
     folder = tmp_path_factory.mktemp("finished")
-    (folder / "unsuitable_environments.py").write_text(UNSUITABLE_ENVIRONMENTS)
+    (folder / "unsuitable_environments.py").write_text(MODULES["unsuitable_environments"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", [*sys.path, str(folder)])
         patch.setattr(script, "plot", lambda *_: None)
@@ -108,13 +103,6 @@ def change(path, **values):
     content = json.loads(path.read_text())
     content["args"].update(values)
     path.write_text(json.dumps(content))
-
-
-class Hostile:
-    """What a hostile file holds: to load it as a pickle would run a command."""
-
-    def __reduce__(self):
-        return os.mkdir, ("hacked",)
 
 
 # ------------------------------------------------------------------------------------------------------ environments

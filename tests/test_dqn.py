@@ -2,9 +2,7 @@
 
 import importlib
 import json
-import os
 import pickle
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import Hostile, algorithm_of, assert_same_logs, refused, run_until_killed, truncated
 
 import ddpg_continuous
 import dqn
@@ -27,7 +26,8 @@ SMALL = ("--hidden-sizes", 16, 12, "--batch-size", 8, "--eval-episodes", 1)
 SHORT = ("--env-id", "CartPole-v1", *SMALL, "--total-timesteps", 650, "--eval-every", 300, "--checkpoint-every", 200)
 SHORT = (*SHORT, "--epsilon-decay-steps", 400, "--epsilon-end", 0.01, "--target-network", "hard", "--target-period", 50)
 
-ENVIRONMENTS = '''
+MODULES = {
+    "counting_environments": '''
 """Environments of one's own: two with actions that do not start at 0, and some that DQN cannot take."""
 import gymnasium as gym
 import numpy as np
@@ -78,20 +78,13 @@ gym.register("From5-v0", Counting, kwargs={"action": gym.spaces.Discrete(3, star
 gym.register("Four-v0", Counting, kwargs={"action": gym.spaces.Discrete(4)})
 gym.register("Multi-v0", Counting, kwargs={"action": gym.spaces.MultiDiscrete([2, 3])})
 '''
+}
+pytestmark = pytest.mark.usefixtures("folder")
 
 
 @pytest.fixture
 def script():
     return dqn
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    """The current folder: empty, but for a module with environments of one's own."""
-    (tmp_path / "counting_environments.py").write_text(ENVIRONMENTS)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    return tmp_path
 
 
 def new_agent(**args):
@@ -400,8 +393,7 @@ def smoke(complete_run):
 
 
 def assert_same_run(run, reference):
-    for log in ("episodes.csv", "evaluations.csv", "updates.csv"):
-        assert (run / log).read_bytes() == (reference / log).read_bytes(), log
+    assert_same_logs(run, reference)
     for name in ("last.pt", "best.pt"):
         one, other = (dqn.load(path / name)["agent"]["networks"] for path in (run, reference))
         assert equal(one.values(), other.values())
@@ -451,22 +443,9 @@ def test_evaluation_disturbs_nothing(smoke, command, folder):
 def test_a_run_killed_before_its_first_checkpoint_or_after_it_equals_one_never_killed(
     kill_at, target, command, folder, monkeypatch
 ):
-    class Killed(BaseException):
-        pass
-
-    after_step = dqn.Run.after_step
-
-    def dying(run, *values):
-        after_step(run, *values)
-        if run.step == kill_at:
-            raise Killed
-
     flags = (*SHORT, "--target-network", target, "--target-period", 90)  # so that a copy falls between checkpoints
     assert command(*flags, "--run-name", "whole")[0] == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(dqn.Run, "after_step", dying)
-        with pytest.raises(Killed):
-            command(*flags, "--run-name", "killed")
+    run_until_killed(dqn, kill_at, command, monkeypatch, *flags, "--run-name", "killed")
     status, _, err = command("--resume", "runs/killed")
     assert (status, err) == (0, "")
     assert_same_run(folder / "runs/killed", folder / "runs/whole")
@@ -518,10 +497,7 @@ def test_other_discrete_environments_run(env_id, command, folder):
 
 
 def test_the_algorithm_cut_out_of_the_file_stands_alone():
-    lines = Path(dqn.__file__).read_text(encoding="utf-8").splitlines()
-    end = next(i for i, line in enumerate(lines) if re.fullmatch(r"# -+ the training", line))
-    alone = {"__name__": "alone"}
-    exec("\n".join(lines[:end]), alone)
+    alone = algorithm_of(dqn)
     agents = []
     for module in (alone, vars(dqn)):
         torch.manual_seed(0)
@@ -531,15 +507,6 @@ def test_the_algorithm_cut_out_of_the_file_stands_alone():
 
 
 # --------------------------------------------------------------------------------------------------------- bad input
-def refused(result, *parts):
-    status, _, err = result
-    assert status == 2
-    assert len(err.splitlines()) == 1, err
-    for part in parts:
-        assert part in err
-    assert "Traceback" not in err
-
-
 @pytest.mark.parametrize("env_id", ["LunarLanderContinuous-v3", "Pendulum-v1"])
 def test_continuous_actions_are_refused_and_the_line_names_the_script_for_them(env_id, command, folder):
     refused(command("--env-id", env_id), env_id, "Box", "Discrete", "ddpg_continuous.py")
@@ -580,15 +547,6 @@ def test_ddpg_names_this_script_where_actions_are_discrete(command, monkeypatch,
 def test_a_value_out_of_range_is_refused_and_the_line_names_the_flag(flags, command, folder):
     refused(command("--env-id", "CartPole-v1", *flags), flags[0])
     assert not (folder / "runs").exists()
-
-
-class Hostile:
-    def __reduce__(self):
-        return os.mkdir, ("hacked",)
-
-
-def truncated(path):
-    path.write_bytes(path.read_bytes()[:-500])
 
 
 def hostile(path):

@@ -1,0 +1,79 @@
+"""What several test modules share and needs no fixture (fixtures: conftest.py)."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+LOGS = ("episodes.csv", "evaluations.csv", "updates.csv")
+
+
+class Hostile:
+    """What a hostile file holds: to load it as a pickle would run a command."""
+
+    def __reduce__(self):
+        return os.mkdir, ("hacked",)
+
+
+class Killed(BaseException):
+    """Ends a run at once, as a kill would."""
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def refused(result, *parts):
+    """Of a command line: it ended with status 2 and one line, which has these parts."""
+    status, _, err = result
+    assert status == 2
+    assert len(err.splitlines()) == 1, err
+    for part in parts:
+        assert part in err
+    assert "Traceback" not in err
+
+
+def run_until_killed(script, step, command, monkeypatch, *flags):
+    """Runs the command line up to a step, where it is killed."""
+    after_step = script.Run.after_step
+
+    def dying(run, *values):
+        after_step(run, *values)
+        if run.step == step:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Run, "after_step", dying)
+        with pytest.raises(Killed):
+            command(*flags)
+
+
+def assert_same_logs(run, reference):
+    for log in LOGS:
+        assert (run / log).read_bytes() == (reference / log).read_bytes(), log
+
+
+def identical(one, other):
+    """Two lists of arrays, bit for bit."""
+    assert len(one) == len(other)
+    for x, y in zip(one, other, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def continuous_batch(size=16, seed=0, observation_size=3, action_size=2):
+    """Transitions with continuous actions, float32, as ReplayMemory.sample gives them; 3 in 10 end the task."""
+    rng = np.random.default_rng(seed)
+    s, next_s = rng.normal(size=(2, size, observation_size))
+    a, r = rng.uniform(-1, 1, (size, action_size)), rng.normal(size=(size, 1))
+    return [x.astype(np.float32) for x in (s, a, r, rng.random((size, 1)) < 0.3, next_s)]
+
+
+def algorithm_of(script):
+    """What is above the training in a script's file, executed on its own: its names."""
+    lines = Path(script.__file__).read_text(encoding="utf-8").splitlines()
+    end = next(i for i, line in enumerate(lines) if re.fullmatch(r"# -+ the training", line))
+    alone = {"__name__": "alone"}
+    exec("\n".join(lines[:end]), alone)
+    return alone

@@ -1,0 +1,76 @@
+"""ddpg_keras.py on the other backends: its tests once more, each backend in a process of its own, as Keras demands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import refused
+
+import ddpg_keras
+
+ROOT = Path(ddpg_keras.__file__).parent
+OTHERS = [name for name in ("tensorflow", "jax", "torch") if name != ddpg_keras.BACKEND]
+
+
+def python(*command, backend, folder=ROOT, **environment):
+    """Runs Python in a new process, on this backend: exit status, stdout, stderr."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend, **environment}
+    command = [sys.executable, *map(str, command)]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+@pytest.mark.parametrize("name", ["test_keras.py", "test_npz.py"])
+def test_every_test_of_the_script_passes_on_the_other_backends_too(name, backend):
+    status, out, err = python("-m", "pytest", "-q", ROOT / "tests" / name, backend=backend)
+    assert status == 0, out[-5_000:] + err[-2_000:]
+    assert " passed" in out
+    assert "skipped" not in out
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_weights_play_on_every_backend_whichever_trained_them(backend, complete_run):
+    flags = ("--hidden-sizes", 16, 16, "--batch-size", 8, "--learning-starts", 50, "--eval-every", 0)
+    run, _, _ = complete_run(ddpg_keras, (*flags, "--total-timesteps", 90))
+    policy, _ = ddpg_keras.load_policy(run / "last.npz")
+    expected = [policy(s).tolist() for s in np.eye(2, dtype=np.float32)]
+    program = "import ddpg_keras, numpy, json, sys; policy, _ = ddpg_keras.load_policy(sys.argv[1])"
+    program += "; print(json.dumps([policy(s).tolist() for s in numpy.eye(2, dtype='float32')]), ddpg_keras.BACKEND)"
+    status, out, err = python("-c", program, run / "last.npz", backend=backend)
+    assert status == 0, err
+    actions, _, name = out.strip().rpartition(" ")
+    assert name == backend
+    np.testing.assert_allclose(json.loads(actions), expected, rtol=1e-4, atol=1e-6)
+    result = python(ROOT / "ddpg_keras.py", "--resume", run, "--total-timesteps", 120, backend=backend)
+    refused(result, f"KERAS_BACKEND={ddpg_keras.BACKEND}")
+
+
+@pytest.mark.parametrize("backend", ["nonsense", "numpy", "openvino"])
+def test_a_backend_that_is_unknown_unfit_or_not_installed_ends_in_one_line(backend, tmp_path):
+    if backend == "openvino":
+        (tmp_path / "openvino.py").write_text("raise ModuleNotFoundError(\"No module named 'openvino'\")")
+    result = python(ROOT / "ddpg_keras.py", backend=backend, folder=tmp_path, PYTHONPATH=str(tmp_path))
+    refused(result, "KERAS_BACKEND", backend, "tensorflow, jax or torch")
+    assert not (tmp_path / "runs").exists()
+
+
+THREADS = {
+    "tensorflow": "d.engine.config.threading.get_intra_op_parallelism_threads() or int(os.environ[NAME])",
+    "jax": "int(os.environ['PJRT_NPROC'])",
+    "torch": "d.engine.get_num_threads()",
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
+@pytest.mark.parametrize("backend", THREADS)
+def test_one_thread_unless_omp_num_threads_says_otherwise_on_every_backend(backend, given, expected, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "PJRT_NPROC"):
+        monkeypatch.delenv(name, raising=False)
+    program = f"import os, ddpg_keras as d; NAME = 'TF_NUM_INTRAOP_THREADS'; print({THREADS[backend]})"
+    status, out, err = python("-c", program, backend=backend, **given)
+    assert (status, out.strip()) == (0, expected), err
