@@ -17,7 +17,7 @@ for each episode: restart the exploration noise 𝒩 and receive the first obser
         actor:    minimise −1/N Σ Q(s, μ(s)), one composed function in which the critic holds still
         targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-KERAS_BACKEND=jax python ddpg_keras.py --env-id MountainCarContinuous-v0
+python ddpg_keras.py --env-id MountainCarContinuous-v0
 python ddpg_keras.py --evaluate runs/NAME/best.npz --render
 python ddpg_keras.py --resume runs/NAME
 """
@@ -45,20 +45,20 @@ import tyro
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"} | os.environ  # quiet
-os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "PJRT_NPROC"), os.environ["OMP_NUM_THREADS"])  # read at import
+os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"} | os.environ
+os.environ |= dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "PJRT_NPROC"), os.environ["OMP_NUM_THREADS"]) | os.environ
 try:
     import keras
-    from keras import layers, ops
 
     engine = {x: sys.modules.get(x) for x in ("tensorflow", "jax", "torch")}[BACKEND := keras.config.backend()]
+    keras.config.set_floatx("float32")  # whatever keras.json says
 except (ImportError, KeyError, ValueError) as error:
     sys.exit(print(f"KERAS_BACKEND: {error} (pip install it, or set tensorflow, jax or torch)", file=sys.stderr) or 2)
 
 
 @dataclass
 class Args:
-    total_timesteps: int = 20_000  # environment steps to train for (paper: up to 2.5 million)
+    total_timesteps: int = 15_000  # environment steps to train for (paper: up to 2.5 million)
     actor_learning_rate: float = 1e-4  # learning rate of the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # learning rate of the critic (paper: 1e-3)
     optimizer: Literal["adam", "rmsprop"] = "adam"  # of both networks (paper: adam)
@@ -72,7 +72,7 @@ class Args:
     norm: Literal["batch", "layer", "none"] = "batch"  # of both networks (critic: before the action); paper: batch
     learning_starts: int = 2_000  # uniformly random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
-    noise_sigma: float = 0.5  # σ, of actions in [-1, 1]; OU noise deviates by σ/√(2θ) (paper: 0.2; 0.3 explores more)
+    noise_sigma: float = 0.5  # σ, of actions in [-1, 1]; OU noise deviates by σ/√(2θ) (paper: 0.2; 0.5 explores more)
     ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated; correlated over 1/(θ dt) steps)
     noise_decay_steps: int = 0  # step at which the noise, falling linearly, is zero (0 = constant, as in the paper)
@@ -132,29 +132,29 @@ class ReplayMemory:
 
 # ------------------------------------------------------------------------------------------------- actor and critic
 def dense(x: keras.KerasTensor, units: int, norm: str = "none", last: bool = False) -> keras.KerasTensor:
-    """(N, fan-in) to (N, units), starting at U(±1/√fan-in), the last layer at U(±3e-3). No bias before a batch norm."""
+    """Linear, norm, ReLU: (N, fan-in) to (N, units), starting at U(±1/√fan-in); the last linear alone, at U(±3e-3)."""
     bound = 3e-3 if last else x.shape[1] ** -0.5
     weights, biases = (keras.initializers.RandomUniform(-bound, bound) for _ in range(2))
-    x = layers.Dense(units, use_bias=norm != "batch", kernel_initializer=weights, bias_initializer=biases)(x)
-    if norm != "none":
-        x = (layers.BatchNormalization if norm == "batch" else layers.LayerNormalization)(epsilon=1e-5)(x)
-    return x if last else layers.ReLU()(x)
+    x = keras.layers.Dense(units, use_bias=norm != "batch", kernel_initializer=weights, bias_initializer=biases)(x)
+    if norm != "none":  # batch norm (running averages move by 0.01) subtracts the mean, and with it any bias before it
+        x = (keras.layers.BatchNormalization if norm == "batch" else keras.layers.LayerNormalization)(epsilon=1e-5)(x)
+    return x if last else keras.layers.ReLU()(x)
 
 
 def make_networks(observation_size: int, action_size: int, args: Args) -> tuple[keras.Model, keras.Model]:
     """The policy μ(s), (N, S) to (N, A) in [-1, 1], and the action value Q(s, a), [(N, S), (N, A)] to (N, 1)."""
     units, norm, s, a = args.hidden_sizes, args.norm, keras.Input((observation_size,)), keras.Input((action_size,))
     norm_0 = {"epsilon": 1e-5, "center": False, "scale": False}  # of the observation: layer 1 shifts and scales
-    x, z = (layers.BatchNormalization(**norm_0)(s) if norm == "batch" else s for _ in range(2))
+    x, z = (keras.layers.BatchNormalization(**norm_0)(s) if norm == "batch" else s for _ in range(2))
     x = dense(dense(x, units[0], norm), units[1], norm)  # (N, 300)
-    z = layers.Concatenate()([dense(z, units[0], norm), a])  # (N, 400 + A): the action enters at the second layer
-    actor = keras.Model(s, layers.Activation("tanh")(dense(x, action_size, last=True)), name="actor")
+    z = keras.layers.Concatenate()([dense(z, units[0], norm), a])  # (N, 400 + A): the action enters at layer 2
+    actor = keras.Model(s, keras.layers.Activation("tanh")(dense(x, action_size, last=True)), name="actor")
     return actor, keras.Model([s, a], dense(dense(z, units[1]), 1, last=True), name="critic")
 
 
 # --------------------------------------------------------------------------------------- the adapter to the backend
 def gradient(function: Callable, variables: list[keras.Variable]) -> tuple:
-    """The gradient, at the variables' values, of a function of such values that gives a loss and more; and the more."""
+    """Of function(values) → (loss, more), at the variables' values: ∂loss/∂values, and what `more` was."""
     values = [x.value for x in variables]
     if BACKEND != "tensorflow":
         return (engine.grad if BACKEND == "jax" else engine.func.grad)(function, has_aux=True)(values)
@@ -163,8 +163,13 @@ def gradient(function: Callable, variables: list[keras.Variable]) -> tuple:
     return tape.gradient(loss, values), more
 
 
+def assign(variables: list[keras.Variable], values: list) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
 def compiled(function: Callable, variables: list[keras.Variable]) -> Callable:
-    """The function, which assigns to the variables, as one graph, traced once: at its first call."""
+    """The function, which assigns to the variables, as one graph, traced once: at its first call, for its shapes."""
     if BACKEND == "tensorflow":
         return engine.function(function, autograph=False, jit_compile=True)
 
@@ -175,14 +180,11 @@ def compiled(function: Callable, variables: list[keras.Variable]) -> Callable:
     graph = engine.jit(pure, donate_argnums=0) if BACKEND == "jax" else None
 
     def call(*inputs: object) -> object:
-        nonlocal graph
+        nonlocal graph  # torch's is traced on clones, because make_fx executes, and Keras's optimisers write in place
         values = [x.value if BACKEND == "jax" else x.value.detach() for x in variables]
         graph = graph or engine.fx.experimental.proxy_tensor.make_fx(pure)([x.clone() for x in values], *inputs)
         result, new = graph(values, *inputs)
-        if BACKEND == "torch":
-            engine._foreach_copy_(values, new)
-        for variable, value in zip(variables, new if BACKEND == "jax" else (), strict=False):
-            variable.assign(value)
+        assign(variables, new)
         return result
 
     return call
@@ -200,8 +202,8 @@ class DDPG:
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         self.sizes, self.args = (observation_size, action_size), args
         self.actor, self.critic = make_networks(*self.sizes, args)
-        self.target_actor = [keras.Variable(ops.copy(x)) for x in self.actor.trainable_variables]
-        self.target_critic = [keras.Variable(ops.copy(x)) for x in self.critic.trainable_variables]
+        self.target_actor = [keras.Variable(keras.ops.copy(x)) for x in self.actor.trainable_variables]
+        self.target_critic = [keras.Variable(keras.ops.copy(x)) for x in self.critic.trainable_variables]
         optimizer = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}[args.optimizer]
         self.actor_optimizer, self.critic_optimizer = optimizer(epsilon=1e-8), optimizer(epsilon=1e-8)
         self.actor_optimizer.build(self.actor.trainable_variables)
@@ -213,11 +215,11 @@ class DDPG:
 
     def act(self, observation: np.ndarray) -> np.ndarray:
         """μ(s) without noise: (S,) to (A,), in [-1, 1]. The only place that reads batch norm's running averages."""
-        return ops.convert_to_numpy(self.compiled_policy(ops.convert_to_tensor(observation)))
+        return keras.ops.convert_to_numpy(self.compiled_policy(keras.ops.convert_to_tensor(observation)))
 
     def update(self, batch: list[np.ndarray], scale: float = 1.0, read: bool = False) -> dict[str, float]:
         """Learns from a minibatch, learning rates times `scale`. `read`: return what to log (it makes a GPU wait)."""
-        values = self.compiled_update(*(ops.convert_to_tensor(x) for x in (*batch, np.float32(scale))))
+        values = self.compiled_update(*(keras.ops.convert_to_tensor(x) for x in (*batch, np.float32(scale))))
         names = "critic_loss", "actor_loss", "q", "saturation"
         return dict(zip(names, map(float, values), strict=True)) if read else {}
 
@@ -232,10 +234,11 @@ class DDPG:
         y = r + self.args.gamma * (1 - terminated) * next_q  # (N, 1)
 
         def critic_loss(weights: list) -> tuple:
-            q, _ = forward(self.critic, weights, [s, a])  # (N, 1), as y: (N,) against (N, 1) would broadcast to (N, N)
-            return ops.mean((y - q) ** 2), q
+            q, averages = forward(self.critic, weights, [s, a])  # (N, 1), as y: (N,) would broadcast to (N, N)
+            return keras.ops.mean((y - q) ** 2), (q, averages)
 
-        gradients, q = gradient(critic_loss, weights := self.critic.trainable_variables)
+        gradients, (q, averages) = gradient(critic_loss, weights := self.critic.trainable_variables)
+        assign(self.critic.non_trainable_variables, averages)  # for whoever asks the saved critic for single values
         gradients = [g + self.args.weight_decay * w for g, w in zip(gradients, weights, strict=True)]  # L2, so that it
         self.critic_optimizer.apply(gradients, weights)  # passes through Adam's moments; Keras's weight_decay would not
 
@@ -244,16 +247,15 @@ class DDPG:
         def actor_loss(weights: list) -> tuple:
             mu, averages = forward(self.actor, weights, s)  # (N, A)
             q_mu, _ = forward(self.critic, self.critic.trainable_variables, [s, mu])  # (N, 1)
-            return -ops.mean(q_mu), (mu, q_mu, averages)
+            return -keras.ops.mean(q_mu), (mu, q_mu, averages)
 
         gradients, (mu, q_mu, averages) = gradient(actor_loss, weights := self.actor.trainable_variables)
         self.actor_optimizer.apply(gradients, weights)
-        online = self.critic.trainable_variables + self.actor.trainable_variables
-        for slow, fast in zip(self.target_critic + self.target_actor, online, strict=True):
-            slow.assign(self.args.tau * fast + (1 - self.args.tau) * slow)  # θ' ← τ θ + (1 − τ) θ'
-        for average, value in zip(self.actor.non_trainable_variables, averages, strict=True):
-            average.assign(value)  # for acting alone
-        return [ops.mean(ops.cast(x, s.dtype)) for x in ((y - q) ** 2, -q_mu, q, ops.abs(mu) > 0.99)]
+        tau, online = self.args.tau, self.actor.trainable_variables + self.critic.trainable_variables
+        targets = self.target_actor + self.target_critic
+        assign(targets, [tau * fast + (1 - tau) * slow for fast, slow in zip(online, targets, strict=True)])
+        assign(self.actor.non_trainable_variables, averages)  # for acting alone
+        return [keras.ops.mean(keras.ops.cast(x, s.dtype)) for x in ((y - q) ** 2, -q_mu, q, keras.ops.abs(mu) > 0.99)]
 
     def state(self) -> dict:
         return {"variables": [np.array(x.numpy()) for x in self.variables], "models": [self.actor, self.critic]}
@@ -262,14 +264,13 @@ class DDPG:
         return float(sum(np.abs(x).sum() for x in self.state()["variables"]))
 
     def set_state(self, state: dict) -> None:
-        for variable, value in zip(self.variables, state["variables"], strict=True):
-            variable.assign(value)
+        assign(self.variables, state["variables"])
 
 
 # ----------------------------------------------------------------------------------------------------- the training
 def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` looks after all else."""
-    if args.resume and BACKEND not in (versions := load(Path(args.resume, "args.json"))["versions"]):
+    if args.resume and BACKEND not in (versions := load(Path(args.resume, "args.json")).get("versions", ["?"])):
         raise RunError(f"{args.resume} was begun with another backend: set KERAS_BACKEND={[*versions][-1]} to go on")
     keras.utils.set_random_seed(args.seed)
     rng = np.random.default_rng(args.seed)
@@ -370,10 +371,9 @@ SUFFIX, LIBRARIES = ".npz", (gym, np, keras, engine)  # of files of weights; who
 
 
 def save(path: Path, content: dict) -> None:
-    """Writes a .json, or a .npz of arrays, numbers, strings and containers, atomically; beside best and last .keras."""
+    """Writes a .json, or a .npz of arrays, numbers, strings and containers, atomically; its networks beside it."""
     content, data, arrays = {"script": SCRIPT, **content}, BytesIO(), []
-    models = content.get("agent", {}).pop("models", [])
-    for model in models if path.stem != "checkpoint" else []:  # for keras.saving.load_model, on any backend
+    for model in content.get("agent", {}).pop("models", []):  # for keras.saving.load_model, on any backend
         model.save(new := path.with_name("new.keras"))
         os.replace(new, path.with_name(f"{path.stem}_{model.name}.keras"))
     text = json.dumps(content, indent=2, default=lambda x: arrays.append(x) or {"array": f"arr_{len(arrays)}"})

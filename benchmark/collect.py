@@ -157,6 +157,8 @@ if __name__ == "__main__":
     parser.add_argument("--lines", help="the flag whose values get a line each")
     given = parser.parse_args()
     if given.against:
+        if not (given.lines and given.name):
+            parser.error("--against needs --lines and --name")
         against([given.study, *given.runs], given.name, given.against, given.lines)
     elif given.compare:
         compare([given.study, *given.runs], given.name, given.panels, given.bottom)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from helpers import refused
 import ddpg_keras
 
 ROOT = Path(ddpg_keras.__file__).parent
-OTHERS = [name for name in ("tensorflow", "jax", "torch") if name != ddpg_keras.BACKEND]
+BACKENDS = [
+    pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"pip install {name}"))
+    for name in ("tensorflow", "jax", "torch")
+]
+OTHERS = [param for param in BACKENDS if param.values != (ddpg_keras.BACKEND,)]
 
 
 def python(*command, backend, folder=ROOT, **environment):
@@ -59,18 +64,36 @@ def test_a_backend_that_is_unknown_unfit_or_not_installed_ends_in_one_line(backe
     assert not (tmp_path / "runs").exists()
 
 
-THREADS = {
-    "tensorflow": "d.engine.config.threading.get_intra_op_parallelism_threads() or int(os.environ[NAME])",
-    "jax": "int(os.environ['PJRT_NPROC'])",
-    "torch": "d.engine.get_num_threads()",
-}
+BUSY_THREADS = """
+import os, sys, numpy as np, ddpg_keras as d
+agent = d.DDPG(3, 2, d.Args(hidden_sizes=(1200, 1200)))
+shapes = ((64, 3), (64, 2), (64, 1), (64, 1), (64, 3))
+batch = [np.random.default_rng(0).random(shape, np.float32) for shape in shapes]
+ticks = lambda: {t: sum(map(int, open(f"/proc/self/task/{t}/stat").read().rpartition(")")[2].split()[11:13]))
+                 for t in os.listdir("/proc/self/task")}
+agent.update(batch, read=True)
+before = ticks()
+for _ in range(30):
+    agent.update(batch, read=True)
+spent = [after - before.get(thread, 0) for thread, after in ticks().items()]
+print(sum(x > 0.2 * max(spent) for x in spent))
+"""
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux shows them")
 @pytest.mark.parametrize(("given", "expected"), [({}, "1"), ({"OMP_NUM_THREADS": "2"}, "2")])
-@pytest.mark.parametrize("backend", THREADS)
-def test_one_thread_unless_omp_num_threads_says_otherwise_on_every_backend(backend, given, expected, monkeypatch):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_one_thread_works_unless_omp_num_threads_says_otherwise(backend, given, expected, monkeypatch):
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "PJRT_NPROC"):
         monkeypatch.delenv(name, raising=False)
-    program = f"import os, ddpg_keras as d; NAME = 'TF_NUM_INTRAOP_THREADS'; print({THREADS[backend]})"
-    status, out, err = python("-c", program, backend=backend, **given)
+    status, out, err = python("-c", BUSY_THREADS, backend=backend, **given)
     assert (status, out.strip()) == (0, expected), err
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_keras_json_of_ones_own_does_not_change_the_precision(backend, tmp_path):
+    (tmp_path / "keras.json").write_text(json.dumps({"floatx": "float64", "epsilon": 1e-3}))
+    program = "import ddpg_keras as d; agent = d.DDPG(3, 2, d.Args(hidden_sizes=(8, 8)))"
+    program += "; print({str(d.keras.backend.standardize_dtype(x.dtype)) for x in agent.actor.variables})"
+    status, out, err = python("-c", program, backend=backend, KERAS_HOME=str(tmp_path))
+    assert (status, out.strip()) == (0, "{'float32'}"), err

@@ -60,7 +60,8 @@ def test_a_run_leaves_the_same_files_as_the_other_scripts_but_for_the_format_of_
     names = {file.name for file in smoke[0].iterdir() if not file.name.startswith(("events", "."))}
     weights = {"best.npz", "last.npz", "checkpoint.npz"}
     if script is ddpg_keras:
-        weights |= {f"{name}_{network}.keras" for name in ("best", "last") for network in ("actor", "critic")}
+        names_of = ("best", "last", "checkpoint")
+        weights |= {f"{name}_{network}.keras" for name in names_of for network in ("actor", "critic")}
     assert names == {*LOGS, "args.json", "summary.json", "learning_curve.png", "learning_curve.pdf"} | weights
     versions = json.loads((smoke[0] / "args.json").read_text())["versions"]
     assert set(versions) == {"python", "gymnasium", "numpy", "keras", keras.config.backend()}
