@@ -77,3 +77,22 @@ def algorithm_of(script):
     alone = {"__name__": "alone"}
     exec("\n".join(lines[:end]), alone)
     return alone
+
+
+def relative_error(x, y):
+    """‖x − y‖ / ‖y‖; torch keeps a layer's weights as (out, in), Keras as (in, out)."""
+    x, y = (np.asarray(z.detach() if hasattr(z, "detach") else z, np.float64) for z in (x, y))
+    x = x.T if x.shape != y.shape else x
+    assert x.shape == y.shape
+    return np.linalg.norm(x - y) / np.linalg.norm(y)
+
+
+def adam(weights, gradients, state, rate=1e-3):
+    """One Adam for every framework, as torch's: new weights, from arrays; `state` is its memory."""
+    state["t"] = t = state.get("t", 0) + 1
+    new = []
+    for i, (w, g) in enumerate(zip(weights, gradients, strict=True)):
+        m, v = state.get(i, (0 * w, 0 * w))
+        state[i] = m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        new.append(w - rate * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
+    return new

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from helpers import algorithm_of, continuous_batch, identical, refused
+from helpers import adam, algorithm_of, continuous_batch, identical, refused, relative_error
 from keras import ops
 
 import ddpg_continuous as pytorch
@@ -286,25 +286,6 @@ def batch(dtype):
     return [s, a, 10 * r, terminated, next_s]
 
 
-def error(x, y):
-    """‖x − y‖ / ‖y‖; torch keeps a layer's weights as (out, in), Keras as (in, out)."""
-    x, y = (np.asarray(z, np.float64) for z in (x, y))
-    x = x.T if x.shape != y.shape else x
-    assert x.shape == y.shape
-    return np.linalg.norm(x - y) / np.linalg.norm(y)
-
-
-def adam(weights, gradients, state, rate=1e-3):
-    """One Adam for both: new weights, from arrays."""
-    state["t"] = t = state.get("t", 0) + 1
-    new = []
-    for i, (w, g) in enumerate(zip(weights, gradients, strict=True)):
-        m, v = state.get(i, (0 * w, 0 * w))
-        state[i] = m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        new.append(w - rate * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
-    return new
-
-
 def record(one, other, step=False):
     """Replaces the optimisers: they note their gradients, L2 included, and with `step` take a step by adam()."""
     noted = {}
@@ -341,10 +322,10 @@ def test_one_update_has_the_same_losses_values_and_gradients(pair, batch, dtype)
     assert 0 < values["saturation"] < 1
     logged = dict(zip(("critic_loss", "actor_loss", "q", "saturation"), uncompiled(other, batch), strict=True))
     for name in values:
-        assert error(values[name], logged[name]) <= TOLERANCE[dtype]
+        assert relative_error(values[name], logged[name]) <= TOLERANCE[dtype]
     for network in ("critic", "actor"):
         for x, y in zip(noted["torch", network], noted["keras", network], strict=True):
-            assert error(x, y) <= TOLERANCE[dtype]
+            assert relative_error(x, y) <= TOLERANCE[dtype]
 
 
 @every_norm
@@ -360,7 +341,7 @@ def test_after_ten_updates_by_one_adam_all_four_networks_and_the_running_average
         one.update(minibatch)
         uncompiled(other, minibatch)
     for x, y in parameters(one, other):
-        assert error(x.detach(), y.numpy()) <= tolerance
+        assert relative_error(x.detach(), y.numpy()) <= tolerance
     averages = arrays(other.actor.non_trainable_variables)
     assert len(averages) == (6 if norm == "batch" else 0)
     means, variances = ([x for name, x in one.actor.named_buffers() if kind in name] for kind in ("mean", "var"))
@@ -379,7 +360,7 @@ def test_both_act_by_their_running_averages(pair, batch, dtype):
         x.copy_(torch.rand_like(x) + 0.5)
         y.assign(np.array(x.numpy()))
     for s in batch[0][:3]:
-        assert error(one.act(s), other.act(s)) <= TOLERANCE[dtype]
+        assert relative_error(one.act(s), other.act(s)) <= TOLERANCE[dtype]
 
 
 # ---------------------------------------------------------------------------------------------------------- the run

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import torch
+from helpers import adam, relative_error
 
 import ddpg_continuous as pytorch
 import ddpg_tf_explicit as tensorflow
@@ -58,25 +59,6 @@ def parameters(one, other, name):
     return zip(getattr(one, name).parameters(), getattr(other, name).trainable_variables, strict=True)
 
 
-def error(x, y):
-    """‖x − y‖ / ‖y‖; torch keeps a layer's weights as (out, in), Keras as (in, out)."""
-    x, y = (np.asarray(z.detach().numpy() if isinstance(z, torch.Tensor) else z, np.float64) for z in (x, y))
-    x = x.T if x.shape != y.shape else x
-    assert x.shape == y.shape
-    return np.linalg.norm(x - y) / np.linalg.norm(y)
-
-
-def adam(weights, gradients, state, rate=1e-3):
-    """The one Adam of both frameworks here: new weights, from arrays."""
-    state["t"] = t = state.get("t", 0) + 1
-    new = []
-    for i, (w, g) in enumerate(zip(weights, gradients, strict=True)):
-        m, v = state.get(i, (0 * w, 0 * w))
-        state[i] = m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        new.append(w - rate * m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8))
-    return new
-
-
 def record(one, other, step=False):
     """Replaces the optimisers: they note their gradients, L2 included, and with `step` take a step by adam()."""
     noted = {"torch": {}, "tensorflow": {}}
@@ -125,11 +107,11 @@ def output_gradients(monkeypatch):
 def test_both_act_value_and_aim_at_the_same(pair, batch, dtype):
     (one, other), (s, a, r, terminated, next_s) = pair, [tf.constant(x) for x in batch]
     t = [torch.from_numpy(x) for x in batch]
-    assert error(one.actor(t[0]), other.actor(s, training=True)) <= TOLERANCE[dtype]
-    assert error(one.critic(t[0], t[1]), other.critic([s, a], training=True)) <= TOLERANCE[dtype]
+    assert relative_error(one.actor(t[0]), other.actor(s, training=True)) <= TOLERANCE[dtype]
+    assert relative_error(one.critic(t[0], t[1]), other.critic([s, a], training=True)) <= TOLERANCE[dtype]
     y = t[2] + 0.9 * (1 - t[3]) * one.target_critic(t[4], one.target_actor(t[4]))
     next_q = other.target_critic([next_s, other.target_actor(next_s, training=True)], training=True)
-    assert error(y, r + 0.9 * (1 - terminated) * next_q) <= TOLERANCE[dtype]
+    assert relative_error(y, r + 0.9 * (1 - terminated) * next_q) <= TOLERANCE[dtype]
 
 
 def test_one_update_has_the_same_losses_values_and_gradients(pair, batch, dtype):
@@ -137,10 +119,10 @@ def test_one_update_has_the_same_losses_values_and_gradients(pair, batch, dtype)
     noted = record(one, other)
     values, others = one.update(batch, read=True), uncompiled(other, batch)
     for name in ("critic_loss", "q"):
-        assert error(values[name], others[name]) <= TOLERANCE[dtype]
+        assert relative_error(values[name], others[name]) <= TOLERANCE[dtype]
     for network in ("critic", "actor"):
         for x, y in zip(noted["torch"][network], noted["tensorflow"][network], strict=True):
-            assert error(x, y) <= TOLERANCE[dtype]
+            assert relative_error(x, y) <= TOLERANCE[dtype]
 
 
 def test_the_explicit_slope_of_q_is_torchs_at_the_actors_own_actions(pair, batch, dtype, output_gradients):
@@ -151,8 +133,8 @@ def test_the_explicit_slope_of_q_is_torchs_at_the_actors_own_actions(pair, batch
     mu = one.actor(s).detach().requires_grad_()
     one.critic(s, mu).sum().backward()
     (output_gradient,) = output_gradients
-    assert error(-mu.grad / N, output_gradient) <= TOLERANCE[dtype]
-    assert error(mu.grad.norm(dim=1).mean(), logged["dq_da_norm"]) <= TOLERANCE[dtype]
+    assert relative_error(-mu.grad / N, output_gradient) <= TOLERANCE[dtype]
+    assert relative_error(mu.grad.norm(dim=1).mean(), logged["dq_da_norm"]) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["float64"], indirect=True)
@@ -166,7 +148,7 @@ def test_after_ten_updates_by_one_adam_all_four_networks_and_the_running_average
         uncompiled(other, minibatch)
     for name in NETWORKS:
         for x, y in parameters(one, other, name):
-            assert error(x, y) <= 1e-10
+            assert relative_error(x, y) <= 1e-10
     averages = [x for name, x in one.actor.named_buffers() if "running" in name]
     assert len(averages) == (6 if norm == "batch" else 0)
     for x, y in zip(averages, other.actor.non_trainable_variables, strict=True):
@@ -179,7 +161,7 @@ def test_both_act_by_the_running_averages(pair, batch, dtype):
         one.actor(torch.from_numpy(batch[0]))
         other.actor(tf.constant(batch[0]), training=True)
     for s in batch[0][:3]:
-        assert error(one.act(s), other.act(s)) <= TOLERANCE[dtype]
+        assert relative_error(one.act(s), other.act(s)) <= TOLERANCE[dtype]
 
 
 # -------------------------------------------------------------------------------------------- one gradient, two ways
@@ -192,7 +174,7 @@ def test_the_explicit_gradient_is_that_of_minus_the_mean_q_of_the_actors_own_act
         loss = -tf.reduce_mean(agent.critic([s, agent.actor(s, training=True)], training=True))
     composed = tape.gradient(loss, agent.actor.trainable_variables)
     for x, y in zip(noted["tensorflow"]["actor"], composed, strict=True):
-        assert error(x, y) <= TOLERANCE[dtype]
+        assert relative_error(x, y) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", ["float32"], indirect=True)
