@@ -129,10 +129,10 @@ def against(studies: list[str], name: str, flag: str, lines: str) -> None:
     table = pd.DataFrame(rows).sort_values([lines, flag, "seed"])
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for (value, part), (color, line), marker in zip(table.groupby(lines), STYLES, "osD", strict=False):
-        median = part.groupby(flag)["mean"].median()
-        axes.plot(part[flag], part["mean"], marker, color=color, alpha=0.5, mfc="none")
-        axes.plot(median, color=color, ls=line, lw=2.5, label=f"{lines} {value:g}: median of the seeds")
+    for (value, part), (color, line), aside in zip(table.groupby(lines), STYLES, (0.97, 1.03, 1.0), strict=False):
+        mean = part.groupby(flag)["mean"].mean()
+        axes.plot(part[flag] * aside, part["mean"], "o", color=color, alpha=0.6, mfc="none")
+        axes.plot(mean.index * aside, mean, color=color, ls=line, lw=2.5, label=f"{lines} {value:g}: mean of the seeds")
     axes.axhline(THRESHOLDS[args["env_id"]], color="0.4", lw=0.8)
     axes.set(xlabel=flag, xscale="log", ylabel="last evaluation: noise-free return", title=args["env_id"])
     axes.set_xticks(sorted(table[flag].unique()), [f"{x:g}" for x in sorted(table[flag].unique())])
