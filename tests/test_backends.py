@@ -76,7 +76,8 @@ before = ticks()
 for _ in range(30):
     agent.update(batch, read=True)
 spent = [after - before.get(thread, 0) for thread, after in ticks().items()]
-print(sum(x > 0.2 * max(spent) for x in spent))
+names = [open(f"/proc/self/task/{t}/comm").read().strip() for t in ticks()]
+print(names.count("tf_XLAEigen") or sum(x > 0.2 * max(spent) for x in spent))
 """
 
 
@@ -90,8 +91,7 @@ def test_another_thread_works_only_if_omp_num_threads_asks_for_it(backend, monke
         status, out, err = python("-c", BUSY_THREADS, backend=backend, **given)
         assert status == 0, err
         counts.append(int(out))
-    alone = 2 if backend == "tensorflow" else 1  # whose functions run in a thread beside the one that calls them
-    assert counts == [alone, alone + 1]
+    assert counts == [1, 2]  # threads that were busy; of TensorFlow, whose own move about, those of XLA's pool
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
