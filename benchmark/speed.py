@@ -10,6 +10,9 @@ evaluation off. Every contestant is a process of its own. After its first 1,000 
 all within a few seconds. Printed and saved (speed.csv, speed.md): medians over the turns, and the median and quartiles
 of the ratio within a turn. Stable-Baselines3's critic takes the action at its first layer.
 
+The floor is what an update cannot do without: its products of matrices (no normalisation), alone, by NumPy, PyTorch and
+JAX. "Share of the floor" is how many updates a script makes of those that the fastest of the three makes in its turn.
+
 `--peer NAME COMMAND` adds a program from elsewhere. It is called with the number of threads and of steps, and has to
 call this module's `Turns().after(step)` after every step.
 """
@@ -100,7 +103,59 @@ def stable_baselines3(precision: str, threads: int, steps: int, folder: str) -> 
     model.learn(steps, callback=Timer(), progress_bar=True)
 
 
+def products() -> list[tuple[int, int, int]]:
+    """The products (rows, inner, columns) of one update by minibatches of N, no more than its gradients need."""
+    n, observations, actions, units_1, units_2 = BATCH_SIZE, 8, 2, 400, 300
+    actor = [(n, observations, units_1), (n, units_1, units_2), (n, units_2, actions)]
+    critic = [(n, observations, units_1), (n, units_1 + actions, units_2), (n, units_2, 1)]
+    forward = 2 * (actor + critic) + critic  # the target's; both online networks; the critic at the actor's actions
+    weights = [(inner, rows, columns) for rows, inner, columns in actor + critic]  # x' g, a layer each
+    inputs = [(n, 1, units_2), (n, units_2, units_1)]  # g W', of the critic, which stops at its first layer
+    policy = [(n, 1, units_2), (n, units_2, actions)]  # dQ/da, to which the critic's first layer has no part
+    policy += [(n, actions, units_2), (n, units_2, units_1)]
+    return forward + weights + inputs + policy
+
+
+def floor(library: str, threads: int, steps: int, _: str) -> None:
+    """Only multiplies, as many times as there would be updates."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    pairs = [(rng.random((a, b), np.float32), rng.random((b, c), np.float32)) for a, b, c in products()]
+    if library == "NumPy":
+
+        def multiply() -> None:
+            for x, y in pairs:
+                x @ y
+
+    elif library == "JAX":
+        import jax
+
+        pairs = jax.device_put(pairs)
+        compiled = jax.jit(lambda pairs: [x @ y for x, y in pairs])
+
+        def multiply() -> None:
+            jax.block_until_ready(compiled(pairs))
+
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(library.split()[-1])
+        pairs = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in pairs]
+
+        def multiply() -> None:
+            for x, y in pairs:
+                x @ y
+
+    turns = Turns()
+    for step in range(BEGIN, steps + 1):  # no updates before the first turn: there is nothing to prepare
+        multiply()
+        turns.after(step)
+
+
 REFERENCE = "Stable-Baselines3 DDPG"
+FLOORS = {f"the products alone, {x}": functools.partial(floor, x) for x in ("NumPy", "JAX", "PyTorch at highest")}
 CONTESTANTS = {REFERENCE: functools.partial(stable_baselines3, "highest")}
 for script_name in ("ddpg_continuous", "ddpg_tf_explicit"):
     for norm in ("none", "layer", "batch"):
@@ -115,6 +170,7 @@ for norm in ("none", "layer"):
     contestant = functools.partial(ours, "ddpg_continuous", {"norm": norm, "matmul_precision": "medium"}, "tensorflow")
     CONTESTANTS[f"ddpg_continuous.py --norm {norm} --matmul-precision medium"] = contestant
 CONTESTANTS[f"{REFERENCE} at medium precision"] = functools.partial(stable_baselines3, "medium")
+CONTESTANTS |= FLOORS
 
 
 def end_of_turn(process: subprocess.Popen, errors: Path) -> float:
@@ -137,7 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--only", default="", help="those whose names this regular expression finds, and the reference")
+    parser.add_argument(
+        "--only", default="", help="those whose names this regular expression finds, the reference, the floor"
+    )
     parser.add_argument("--peer", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed")
@@ -148,7 +206,8 @@ def main() -> None:
         return
 
     rows, peers = [], dict(args.peer)
-    names = [name for name in CONTESTANTS if name == REFERENCE or re.search(args.only, name)] + list(peers)
+    always = {REFERENCE, *FLOORS}
+    names = [name for name in CONTESTANTS if name in always or re.search(args.only, name)] + list(peers)
     for threads in args.threads:
         with tempfile.TemporaryDirectory() as folder:
             processes = {}
@@ -158,8 +217,10 @@ def main() -> None:
                 if name in peers:
                     command = [*shlex.split(peers[name]), str(threads), str(BEGIN + (args.turns + 1) * TURN)]
                 errors = Path(folder, f"{number}.txt")
+                limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"), str(threads))
+                environment = {**os.environ, **limits} if name in FLOORS else None
                 with errors.open("w") as file:
-                    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True)
+                    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment)
                 processes[name] = process, errors
                 end_of_turn(process, errors)  # the first only brings it to step BEGIN
             for turn in range(args.turns):
@@ -178,15 +239,17 @@ def main() -> None:
 
     wide = pd.DataFrame(rows).pivot(index=["turn", "threads"], columns="name", values="steps_per_second")
     lines = [
-        "| script | threads | steps/s (median) | ratio to Stable-Baselines3: median (quartiles) |",
-        "|---|---|---|---|",
+        "| script | threads | steps/s (median) | ratio to Stable-Baselines3: median (quartiles) | share of the floor |",
+        "|---|---|---|---|---|",
     ]
     for threads in args.threads:
         speeds = wide.xs(threads, level="threads")
+        fastest = speeds[[*FLOORS]].max(axis=1)
         for name in names:
             low, median, high = (speeds[name] / speeds[REFERENCE]).quantile([0.25, 0.5, 0.75])
             lines.append(
-                f"| {name} | {threads} | {speeds[name].median():.0f} | {median:.2f} ({low:.2f} to {high:.2f}) |"
+                f"| {name} | {threads} | {speeds[name].median():.0f} | {median:.2f} ({low:.2f} to {high:.2f}) | "
+                f"{100 * (speeds[name] / fastest).median():.0f} % |"
             )
     what = f"{args.turns} turns of {TURN} steps, {platform.processor() or platform.machine()}"
     (args.out / "speed.md").write_text("\n".join([*lines, f"\n{what}, Python {platform.python_version()}\n"]))

@@ -157,11 +157,14 @@ def test_the_scripts_have_the_same_flags_but_for_the_algorithm():
     assert len(torch & dqn) >= 20
 
 
-def test_every_flag_in_the_readme_exists(source):
-    flags = set(re.findall(r"--[a-z][a-z-]+", README)) - {"--logdir"}
+def test_every_flag_in_the_readme_exists():
+    """Of the scripts, of benchmark/, and of others' programs."""
     known = {name for path in SCRIPTS for name in re.findall(r"(?m)^    (\w+): ", path.read_text(encoding="utf-8"))}
-    known |= {f"no_{name}" for name in known} | {"help"}
-    assert {flag[2:].replace("-", "_") for flag in flags} <= known
+    known = {name.replace("_", "-") for name in known} | {f"no-{name.replace('_', '-')}" for name in known} | {"help"}
+    for path in (ROOT / "benchmark").glob("*.py"):
+        known |= set(re.findall(r"add_argument\(\s*\"--([a-z-]+)", path.read_text(encoding="utf-8")))
+    others = {"logdir", "nodes", "ntasks-per-node", "exclusive", "min-nodes", "head", "port"}  # TensorBoard, Slurm, Ray
+    assert set(re.findall(r"--([a-z][a-z-]+)", README)) - others <= known
 
 
 def test_every_test_and_file_that_the_readme_names_exists():
