@@ -206,7 +206,10 @@ def digits(value: float) -> str:
 
 
 def normalised(made: list[Line]) -> pd.DataFrame | None:
-    """All environments together, a row per setting: 0 = untrained, 1 = the threshold; None if there is but one."""
+    """All environments together, a row per setting: 0 = untrained, 1 = the threshold; None if there is but one.
+
+    Left out are settings that have not as many finished runs in every environment.
+    """
     env_ids = list(dict.fromkeys(line.env_id for line in made if np.isfinite(line.threshold)))
     if len(env_ids) < 2:
         return None
@@ -214,7 +217,7 @@ def normalised(made: list[Line]) -> pd.DataFrame | None:
     rows = []
     for setting in dict.fromkeys(line.setting for line in made):
         of = [line for line in made if line.setting == setting and line.env_id in env_ids]
-        if len(of) == len(env_ids):
+        if len(of) == len(env_ids) and len({len(line.seeds) for line in of}) == 1:  # each task counts as much
             scores = [(x.last - untrained[x.env_id]) / (x.threshold - untrained[x.env_id]) for x in of]
             low, high = interval(scores)
             value = f"{iqm(np.concatenate(scores)):.2f} [{low:.2f}, {high:.2f}]"

@@ -217,5 +217,5 @@ def load(name: str, results: Path = RESULTS, more: dict[str, object] | None = No
                 path = folder / f"seed-{seed}"
                 variables = {key: str(value) for key, value in content["variables"].items()}
                 trials.append(Trial(content["script"], env_id, setting, seed, given, variables, path))
-    texts = content["question"], content["answer"], content["script"]
+    texts = content["question"], content["answer"].strip(), content["script"]
     return Study(file.stem, *texts, solved, list(content["settings"]), trials)

@@ -13,10 +13,9 @@ from pathlib import Path
 import filelock
 import pytest
 import study
-import sweep
-from helpers import LOGS, assert_same_logs, refused
-from rich.console import Console
+from helpers import LOGS, assert_same_logs, pretend, refused
 
+sweep = pytest.importorskip("sweep", exc_type=ImportError)  # Ray and Rich are in requirements-dev.txt
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = """
 question = "Does a small sweep end?"
@@ -276,17 +275,6 @@ def finished(file, tmp_path):
     study.finished_runs.cache_clear()
 
 
-def pretend(this, **summary):
-    """Writes what a finished run leaves in its directory, and the repository keeps."""
-    this.path.mkdir(parents=True, exist_ok=True)
-    script, _, args = this.identity()
-    content = {"script": Path(script).stem, "args": {**study.defaults(script), **args}, "versions": {"python": "3"}}
-    (this.path / "args.json").write_text(json.dumps(content))
-    steps = args["total_timesteps"]
-    summary = {"steps": steps, "final_evaluation": {"step": steps}, **summary}
-    (this.path / "summary.json").write_text(json.dumps(summary))
-
-
 @pytest.fixture
 def main(monkeypatch, capsys, tmp_path):
     """Runs the command line in this process, up to where it would start Ray: exit status, stdout, stderr."""
@@ -460,7 +448,7 @@ def test_the_table_shows_where_each_run_is(file, tmp_path):
     rows[0].trial.log.write_text("step 10000: evaluation -163.7 ± 60.2\n" + LINE)
     for row in rows:
         row.read()
-    console = Console(width=120)
+    console = sweep.Console(width=120)
     with console.capture() as capture:
         console.print(sweep.table(rows))
     text = capture.get()
