@@ -18,8 +18,10 @@ call this module's `Turns().after(step)` after every step.
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
+import importlib.util
 import os
 import platform
 import re
@@ -155,7 +157,11 @@ def floor(library: str, threads: int, steps: int, _: str) -> None:
 
 
 REFERENCE = "Stable-Baselines3 DDPG"
-FLOORS = {f"the products alone, {x}": functools.partial(floor, x) for x in ("NumPy", "JAX", "PyTorch at highest")}
+FLOORS = {
+    f"the products alone, {library}": functools.partial(floor, library)
+    for library, module in (("NumPy", "numpy"), ("JAX", "jax"), ("PyTorch at highest", "torch"))
+    if importlib.util.find_spec(module)
+}
 CONTESTANTS = {REFERENCE: functools.partial(stable_baselines3, "highest")}
 for script_name in ("ddpg_continuous", "ddpg_tf_explicit"):
     for norm in ("none", "layer", "batch"):
@@ -209,7 +215,7 @@ def main() -> None:
     always = {REFERENCE, *FLOORS}
     names = [name for name in CONTESTANTS if name in always or re.search(args.only, name)] + list(peers)
     for threads in args.threads:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
             processes = {}
             for number, name in enumerate(names):
                 command = [sys.executable, __file__, "--contestant", name, "--threads", str(threads)]
@@ -221,6 +227,7 @@ def main() -> None:
                 environment = {**os.environ, **limits} if name in FLOORS else None
                 with errors.open("w") as file:
                     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment)
+                ending.callback(process.kill)  # whatever happens: it may be stopped
                 processes[name] = process, errors
                 end_of_turn(process, errors)  # the first only brings it to step BEGIN
             for turn in range(args.turns):
@@ -232,8 +239,6 @@ def main() -> None:
                     f"threads {threads}, turn {turn}",
                     {row["name"]: round(row["steps_per_second"]) for row in rows[-len(names) :]},
                 )
-            for process, _ in processes.values():
-                process.kill()
     args.out.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(args.out / "speed.csv", index=False)
 

@@ -1,6 +1,6 @@
 """Trains every run of a study that is not finished yet, on this machine's cores or on a Ray cluster.
 
-    pip install -r requirements.txt -r requirements-dev.txt
+    pip install -r requirements.txt -r requirements-dev.txt     (Linux, macOS)
     python benchmark/sweep.py normalisation
     python benchmark/sweep.py normalisation --dry-run      # only print the commands, to paste one of them
     python benchmark/sweep.py normalisation --address auto # on the cluster that this machine belongs to
@@ -26,11 +26,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import filelock
 import study
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: no report to Ray's makers
@@ -43,42 +45,62 @@ LEASH = (
 )  # runs a script that dies as its standard input ends: when the parent is no more, whatever its end was
 KILLS = 3  # a run that signals have killed so often, while its worker lived on, has failed (out of memory?)
 BAR = re.compile(r"\| (\d+)/\d+ \[[\d:]+<([\d:?]+), +([\d.?]+)(step/s|s/step)")  # the line of the script's bar
-EVALUATION = re.compile(r"step (\d+): evaluation (-?[\d.]+) ")
+EVALUATION = re.compile(r"step \d+: evaluation (-?[\d.]+) ")
+LAST_LINES = 10  # of a failed run
 
 
 # ------------------------------------------------------------------------------------------------------- in a worker
 def train(trial: study.Trial) -> str:
     """Trains a run, or the rest of it, to its end. Gives what went wrong, or nothing; its output goes into its log."""
-    trial.path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        trial.path.parent.mkdir(parents=True, exist_ok=True)
+        with trial.log.open("a") as log:
+            return attempts(trial, log)
+    except (study.StudyError, OSError) as error:  # a full disk, say
+        return str(error)
+
+
+def attempts(trial: study.Trial, log: TextIO) -> str:
+    """Starts the run's process until it has come to an end by itself."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **trial.variables}
     kills = 0
-    with trial.log.open("a") as log:
-        while kills < KILLS:
-            options = trial.options()
-            print(f"\n{platform.node()}, {time.ctime()}", file=log, flush=True)
-            if trial.path.exists():
-                with filelock.FileLock(trial.path / ".lock"):  # waits for a process that has not died yet
-                    if difference := trial.other_arguments():
-                        return f"{trial.path} holds another run ({difference})"
-                    if trial.finished():
-                        return ""
-                    if (trial.path / "args.json").exists():
-                        options = [trial.script, "--resume", trial.folder]
-                    elif {file.name for file in trial.path.iterdir()} <= {".lock", "args.json.new"}:
-                        shutil.rmtree(trial.path)  # killed before it wrote its first file
-            print(f"$ python {shlex.join(options)}", file=log, flush=True)
-            command, pipe = [sys.executable, "-c", LEASH, *options], subprocess.PIPE
-            process = subprocess.Popen(
-                command, cwd=study.ROOT, env=environment, stdin=pipe, stdout=log, stderr=subprocess.STDOUT
-            )
-            status = process.wait()
-            if status == 0 and trial.finished():
-                (trial.path / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
-                return ""
-            if status >= 0 and not is_locked(trial.path):  # else another sweep has begun it meanwhile
-                return f"exit status {status}"
-            kills += status < 0
+    while kills < KILLS:
+        options = trial.options()
+        print(f"\n{platform.node()}, {time.ctime()}", file=log, flush=True)
+        if is_locked(trial.path):
+            print("waiting: another process writes there", file=log, flush=True)
+        if trial.path.exists():
+            with filelock.FileLock(trial.path / ".lock"):  # its last process may not have died yet
+                if difference := trial.other_arguments():
+                    return f"{trial.folder} holds another run ({difference})"
+                if trial.finished():
+                    return ended(trial)
+                if (trial.path / "args.json").exists():
+                    options = [trial.script, "--resume", trial.folder]
+                elif {file.name for file in trial.path.iterdir()} <= {".lock", "args.json.new"}:
+                    shutil.rmtree(trial.path)  # killed before it wrote its first file
+        print(f"$ python {shlex.join(options)}", file=log, flush=True)
+        command, pipe = [sys.executable, "-c", LEASH, *options], subprocess.PIPE
+        process = subprocess.Popen(
+            command, cwd=study.ROOT, env=environment, stdin=pipe, stdout=log, stderr=subprocess.STDOUT
+        )
+        status = process.wait()
+        if trial.finished():
+            return ended(trial)
+        if status == 0:
+            difference = trial.other_arguments() or "it is not complete"
+            return f"it ended, but {trial.folder} holds another run ({difference}): change the study"
+        if status > 0 and not is_locked(trial.path):  # else another sweep has begun it meanwhile
+            return f"exit status {status}"
+        kills += status < 0
     return f"killed {KILLS} times, at last by signal {-status}"
+
+
+def ended(trial: study.Trial) -> str:
+    """Notes the machine on which the run came to its end; nothing went wrong."""
+    if not (trial.path / "machine.json").exists():
+        (trial.path / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
+    return ""
 
 
 def is_locked(path: Path) -> bool:
@@ -106,7 +128,10 @@ class Row:
     state: str = "waiting"  # then "going", then "finished" or "failed"
     error: str = ""
     began: int = 0  # bytes that the log had before this sweep
-    step = evaluation = speed = left = ""
+    step: str = ""
+    evaluation: str = ""
+    speed: str = ""
+    left: str = ""
 
     def read(self) -> None:
         """Reads where the run is from the end of its log."""
@@ -115,24 +140,22 @@ class Row:
             with self.trial.log.open("rb") as file:
                 file.seek(max(self.began, size - 4096))
                 text = file.read().decode(errors="replace")
-        except OSError:
+        except OSError:  # it has not begun
             return
         if size > self.began and self.state == "waiting":
             self.state = "going"
-        for self.step, self.left, speed, unit in BAR.findall(text)[-1:]:
-            slow = unit == "s/step" and speed != "?"
-            self.speed = f"{1 / float(speed):.2f}" if slow else speed
-        for _, self.evaluation in EVALUATION.findall(text)[-1:]:
-            pass
+        if bars := BAR.findall(text):
+            self.step, self.left, self.speed, unit = bars[-1]
+            if unit == "s/step" and self.speed != "?":
+                self.speed = f"{1 / float(self.speed):.2f}"
+        if evaluations := EVALUATION.findall(text):
+            self.evaluation = evaluations[-1]
 
     def lines(self) -> list[str]:
         """The last lines of the run's output."""
         if not self.trial.log.exists():
             return []
         return self.trial.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-
-
-LAST_LINES = 10
 
 
 def table(rows: list[Row]) -> Table:
@@ -144,7 +167,7 @@ def table(rows: list[Row]) -> Table:
     colors = {"going": "bold", "failed": "red", "finished": "green", "waiting": "dim"}
     for row in sorted(rows, key=lambda row: order.index(row.state)):
         where = [row.step, row.evaluation, row.speed, row.left] if row.state == "going" else [""] * 4
-        drawn.add_row(str(row.trial), row.state, *where, style=colors[row.state])
+        drawn.add_row(escape(str(row.trial)), row.state, *where, style=colors[row.state])
     return drawn
 
 
@@ -162,13 +185,13 @@ def sweep(rows: list[Row], cpus: float, gpus: float, console: Console) -> None:
                 try:
                     row.error = ray.get(done)
                 except ray.exceptions.RayError as error:
-                    row.error = str(error).splitlines()[0]
+                    row.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
                 row.state = "failed" if row.error else "finished"
             for row in rows:
                 row.read()
                 if shown[id(row)] != row.state:
                     shown[id(row)] = row.state
-                    console.print(f"{row.state}: {row.trial}", highlight=False)
+                    console.print(f"{row.state}: {row.trial}", markup=False, highlight=False)
                     if row.error:
                         text = "\n".join([row.error, *row.lines()])
                         console.print(f"{row.trial.command()}\n{text}", style="red", markup=False, highlight=False)
@@ -179,7 +202,51 @@ def sweep(rows: list[Row], cpus: float, gpus: float, console: Console) -> None:
                 for row in rows:
                     if row.state == "going":
                         where = f"step {row.step}, return {row.evaluation}, {row.speed} steps/s, {row.left} left"
-                        console.print(f"{row.trial}: {where}", highlight=False)
+                        console.print(f"{row.trial}: {where}", markup=False, highlight=False)
+
+
+def plan(args: argparse.Namespace, console: Console) -> list[Row]:
+    """Shows every run's command, and gives those that are to be trained; StudyError if something is wrong."""
+    if args.cpus_per_run < 0 or args.gpus_per_run < 0 or args.cpus_per_run + args.gpus_per_run == 0:
+        raise study.StudyError("--cpus-per-run and --gpus-per-run cannot be negative, nor both be 0")
+    try:
+        only = re.compile(args.only)
+    except re.error as error:
+        raise study.StudyError(f"--only {args.only}: {error}") from None
+    wanted = study.load(args.study, args.results)
+    if args.gpus_per_run and "cpu" in [trial.identity()[2].get("device") for trial in wanted.trials]:
+        raise study.StudyError(f"--gpus-per-run: runs of {wanted.name} are on the CPU; set their flag device")
+    trials = [trial for trial in wanted.trials if only.search(str(trial))]
+    if not trials:
+        raise study.StudyError(f"--only {args.only}: no run of {wanted.name} has it in its name")
+    if not args.dry_run:
+        (args.results / wanted.name).mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    for trial in trials:
+        same = [row.trial.path for row in rows if row.trial.identity() == trial.identity()]
+        found = trial.found(args.results) or (same[0] if same else None)
+        console.print(f"{'finished' if found else 'to do'}: {trial}", markup=False, highlight=False)
+        console.print(f"  {trial.command()}", markup=False, highlight=False)
+        if found and found != trial.path:
+            console.print(f"  the same run as {found}", markup=False, highlight=False)
+        elif not found:
+            if difference := trial.other_arguments():
+                raise study.StudyError(f"{trial.path} holds another run ({difference}): move it away, or use --results")
+            rows.append(Row(trial, began=trial.log.stat().st_size if trial.log.exists() else 0))
+    print(f"{len(trials) - len(rows)} of {len(trials)} runs are finished")
+    return rows
+
+
+def join(address: str) -> None:
+    """Starts Ray in here, or joins a cluster; StudyError if there is none."""
+    try:
+        if re.fullmatch(r"[^/]+:\d+", address):  # Ray would try for minutes
+            socket.create_connection(address.rsplit(":", 1), timeout=30).close()
+        embedded = {"object_store_memory": 100_000_000, "include_dashboard": False} if address == "local" else {}
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **embedded)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise study.StudyError(f"no Ray cluster at {address}: {error}") from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own would say nothing
 
 
 def main() -> None:
@@ -190,58 +257,29 @@ def main() -> None:
     parser.add_argument("--only", default="", help="the runs whose names (as shown) this regular expression finds")
     parser.add_argument("--address", default="local", help="of a Ray cluster to join (auto: this machine's)")
     parser.add_argument("--cpus-per-run", type=float, default=1, help="which Ray reserves; a run has one thread")
-    parser.add_argument("--gpus-per-run", type=float, default=0, help="0.25: four runs share one; trains on it, too")
+    parser.add_argument("--gpus-per-run", type=float, default=0, help="0.25: four runs share one (see device)")
     parser.add_argument("--dry-run", action="store_true", help="print the commands and train nothing")
     args = parser.parse_args()
     console = Console(soft_wrap=True)
     try:
-        try:
-            only = re.compile(args.only)
-        except re.error as error:
-            raise study.StudyError(f"--only {args.only}: {error}") from None
-        if args.cpus_per_run < 0 or args.gpus_per_run < 0 or args.cpus_per_run + args.gpus_per_run == 0:
-            raise study.StudyError("--cpus-per-run and --gpus-per-run cannot be negative, nor both be 0")
-        device = {"device": "gpu" if "tf" in study.load(args.study).script else "cuda"} if args.gpus_per_run else {}
-        wanted = study.load(args.study, args.results, device)
-        trials = [trial for trial in wanted.trials if only.search(str(trial))]
-        if not trials:
-            raise study.StudyError(f"--only {args.only}: no run of {wanted.name} has it in its name")
-        rows = []
-        for trial in trials:
-            found = trial.found(args.results)
-            console.print(f"{'finished' if found else 'to do'}: {trial}", highlight=False)
-            console.print(f"  {trial.command()}", markup=False, highlight=False)
-            if found not in (None, trial.path):
-                console.print(f"  the same run as {found}", markup=False, highlight=False)
-            if not found and (difference := trial.other_arguments()):
-                raise study.StudyError(f"{trial.path} holds another run ({difference}): move it away, or use --results")
-            if not found:
-                rows.append(Row(trial, began=trial.log.stat().st_size if trial.log.exists() else 0))
-    except (study.StudyError, OSError) as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    print(f"{len(trials) - len(rows)} of {len(trials)} runs are finished")
-    if args.dry_run or not rows:
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if re.fullmatch(r"[^/]+:\d+", args.address):  # Ray would try for minutes
-            socket.create_connection(args.address.rsplit(":", 1), timeout=30).close()
-        more = {"object_store_memory": 100_000_000, "include_dashboard": False} if args.address == "local" else {}
-        ray.init(args.address, log_to_driver=False, logging_level="ERROR", **more)
+        rows = plan(args, console)
+        if args.dry_run or not rows:
+            return
+        join(args.address)
         sweep(rows, args.cpus_per_run, args.gpus_per_run, console)
     except KeyboardInterrupt:
         print("stopped: the same command goes on with what is not finished", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:  # ConnectionError, mostly
-        print(f"no Ray cluster at {args.address}: {' '.join(str(error).split())[:200]}", file=sys.stderr)
+    except (study.StudyError, OSError, ray.exceptions.RayError) as error:
+        print(" ".join(str(error).split())[:500], file=sys.stderr)
         sys.exit(2)
     finally:
         ray.shutdown()
     failed = [row for row in rows if row.error]
     for row in failed:
         print(f"failed: {row.trial}: {row.error}", file=sys.stderr)
-    print(f"{len(rows) - len(failed)} of {len(rows)} runs trained; then: python benchmark/report.py {args.study}")
+    where = "" if args.results == study.RESULTS else f" --results {shlex.quote(str(args.results))}"
+    print(f"{len(rows) - len(failed)} of {len(rows)} runs trained; now: python benchmark/report.py {args.study}{where}")
     sys.exit(1 if failed else 0)
 
 

@@ -71,10 +71,12 @@ def test_the_bootstrap_draws_whole_runs():
     np.testing.assert_allclose(low + high[::-1], 1)
 
 
-def test_the_bootstrap_covers_the_mean_about_as_often_as_it_says():
+@pytest.mark.parametrize(("runs", "share"), ((3, 0.76), (5, 0.89), (10, 0.93)))
+def test_the_bootstrap_covers_the_mean_as_often_as_the_protocol_says(runs, share):
     rng = np.random.default_rng(2)
-    bounds = [report.interval([rng.normal(size=30)], np.mean) for _ in range(300)]
-    assert 0.88 < np.mean([low < 0 < high for low, high in bounds]) < 0.98
+    bounds = [report.interval([rng.normal(size=runs)]) for _ in range(400)]
+    assert np.mean([low < 0 < high for low, high in bounds]) == pytest.approx(share, abs=0.05)
+    assert f" {100 * share:.0f}" in report.interval.__doc__
 
 
 def test_steps_to_solve_by_hand():
@@ -144,12 +146,14 @@ def test_the_tables_of_a_report_by_hand(results, main, tmp_path):
     assert status == 0
     one, two = rows(out)[2:]
     assert one[:5] == ["Pendulum-v1", "one", "4", "3 of 4 [19, 99 %]", "4,000"]
-    assert one[5].startswith("−155.0 [")  # −160 and −150; −200 and −140 are the outer quarters
+    assert one[5] == "3 of 4"
+    assert one[6].startswith("−155.0 [")  # −160 and −150; −200 and −140 are the outer quarters
     # Last ten evaluations: steps 3,000 to 12,000, nine of −1000 and the last; seeds 1 and 2 once −170
-    assert one[6].startswith("−874.0 [")  # seed 0: −916, 1: −832, 2: −831, 3: −920; (−916 − 832) / 2
-    assert one[7] == "−162.5 ± 26.3"
+    assert one[7].startswith("−874.0 [")  # seed 0: −916, 1: −832, 2: −831, 3: −920; (−916 − 832) / 2
+    assert one[8] == "−162.5 ± 26.3"
     assert two[2:5] == ["2", "0 of 2 [0, 84 %]", "> 12,000"]
-    assert two[7] == "−500.0 ± 0.0"
+    assert two[5] == "0 of 2"
+    assert two[8] == "−500.0 ± 0.0"
     text = (results / "better" / "report.md").read_text()
     assert "6 of 8 runs are finished" in text
     seeds = [row for row in rows(text) if row[:2] == ["Pendulum-v1", "one"] and row[2] in "0123" and len(row) == 6]
@@ -165,8 +169,8 @@ def test_the_best_evaluation_changes_nothing_but_when_a_run_is_solved(results, m
     log.to_csv(file, index=False)
     after = rows(main(tmp_path / "better.toml")[1])
     assert after[2] == before[2]
-    assert (after[3][3], after[3][4]) == ("1 of 2 [1, 99 %]", "1,000")
-    assert after[3][5:] == before[3][5:]
+    assert (after[3][3], after[3][4], after[3][5]) == ("1 of 2 [1, 99 %]", "1,000", "0 of 2")
+    assert after[3][6:] == before[3][6:]
 
 
 def test_all_environments_together_count_from_the_untrained_policy_to_the_threshold(tmp_path):
@@ -243,8 +247,8 @@ def test_the_protocol_says_seeds_steps_versions_hardware_and_what_is_missing(res
     text = (results / "better" / "protocol.tex").read_text()
     for part in ("seeds 0 to 3 or 0, 1", "12,000 environment steps in Pendulum-v1", "plays 20 episodes", "python 3"):
         assert part in text
-    assert "6 of 8 runs" in text
-    assert "not recorded (5 runs); Abacus, 2 cores (1 runs)" in text
+    assert "not finished: Pendulum-v1 two, seeds 2, 3." in text
+    assert "not recorded (runs: 5); Abacus, 2 cores (runs: 1)" in text
     assert "$-$170 (Pendulum-v1)" in text
 
 
@@ -256,6 +260,34 @@ def test_a_study_without_a_finished_run_or_wrong_flags_are_one_line(results, mai
     refused(main(tmp_path / "better.toml"), "no run of better is finished", "sweep.py")
 
 
+@pytest.mark.parametrize("damage", ("cut", "empty", "other columns", "text", "twice"))
+def test_a_damaged_csv_is_one_line_that_names_it(damage, results, main, tmp_path):
+    """A row that is missing would make the last evaluation of every seed another one."""
+    file = next(results.glob("better/*/one/seed-1/evaluations.csv"))
+    log = file.read_text()
+    rows = log.splitlines(keepends=True)
+    damaged = {"cut": "".join(rows[:5]), "empty": "", "other columns": log.replace("mean", "men")}
+    damaged |= {"text": log.replace("-150.0", "x"), "twice": log + rows[-1]}
+    file.write_text(damaged[damage])
+    refused(main(tmp_path / "better.toml"), str(file), "damaged")
+
+
+def test_a_study_without_a_threshold_has_a_report_without_what_needs_one(results, main, tmp_path):
+    (tmp_path / "better.toml").write_text(STUDY.replace("solved = -170", ""))
+    status, out, _ = main(tmp_path / "better.toml")
+    assert status == 0
+    assert "solved" not in out
+    assert not list((results / "better").glob("steps-to-solve-*"))
+
+
+def test_one_run_has_neither_interval_nor_deviation(results, main, tmp_path):
+    for path in results.glob("better/*/*/seed-[1-9]"):
+        shutil.rmtree(path)
+    study.finished_runs.cache_clear()
+    out = main(tmp_path / "better.toml")[1]
+    assert rows(out)[2][6:] == ["−160.0", "−916.0", "−160.0"]
+
+
 # -------------------------------------------------------------------------------------------------------- the README
 def test_the_readmes_results_are_those_of_the_committed_csvs():
     """`python benchmark/report.py --readme` would not change a letter of it."""
@@ -264,5 +296,24 @@ def test_the_readmes_results_are_those_of_the_committed_csvs():
     made = {wanted.name: report.lines(wanted) for wanted in studies if report.has_runs(wanted)}
     assert len(made) >= 7
     assert text.strip() == report.section(studies, made)
-    for name in made:
-        assert (study.RESULTS / name / "report.md").read_text().startswith("# ")
+    for wanted in (wanted for wanted in studies if wanted.name in made):
+        for name, text in report.texts(wanted, made[wanted.name]).items():
+            assert (study.RESULTS / wanted.name / name).read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "text", ("no mark", "{1} {0}", "{0} no end", "{0} {1} and again {0} {1}"), ids=lambda text: text[:8]
+)
+def test_a_readme_without_its_marks_is_left_alone(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    report.README.write_text(text.format(*report.MARKS))
+    with pytest.raises(study.StudyError, match="once"):
+        report.renew_readme("new")
+    assert report.README.read_text() == text.format(*report.MARKS)
+
+
+def test_what_is_around_the_readmes_section_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "README", tmp_path / "README.md")
+    report.README.write_text("before\n{} old {}\nafter\n".format(*report.MARKS))
+    report.renew_readme("new")
+    assert report.README.read_text() == "before\n{}\n\nnew\n\n{}\nafter\n".format(*report.MARKS)

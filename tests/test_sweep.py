@@ -236,7 +236,7 @@ def test_nothing_that_is_not_the_sweeps_own_is_ever_deleted(file, tmp_path, monk
 
 def test_a_run_that_another_sweep_has_begun_meanwhile_is_waited_for(file, tmp_path, monkeypatch):
     """Its script is refused the directory; once the other process is done, this one looks again."""
-    this, busy = trial(file, tmp_path), iter([True, False])
+    this, busy = trial(file, tmp_path), iter([False, True, False, False])
     monkeypatch.setattr(sweep, "LEASH", "import sys; sys.exit(2)")
     monkeypatch.setattr(sweep, "is_locked", lambda path: next(busy))
     assert sweep.train(this) == "exit status 2"
@@ -352,7 +352,7 @@ def test_a_directory_with_a_run_of_other_arguments_is_refused_and_left_alone(fin
 
 def test_a_run_on_another_keras_backend_is_another_run(tmp_path):
     file = tmp_path / "small.toml"
-    text = SMALL.replace("ddpg_continuous", "ddpg_keras").replace("[env", "variables = { KERAS_BACKEND = 'jax' }\n[env")
+    text = SMALL.replace("ddpg_continuous", "ddpg_keras").replace("[env", "keras-backend = 'jax'\n[env")
     file.write_text(text)
     this = trial(file, tmp_path)
     pretend(this)
@@ -372,10 +372,40 @@ def test_flags_are_written_as_the_script_reads_them(tmp_path):
     assert options[options.index("--norm") + 1] == "none"
 
 
-def test_gpus_put_the_runs_on_them(file, main):
-    _, out, _ = main(file, "--gpus-per-run", 0.25, "--dry-run")
+def test_runs_on_a_gpu_say_so_in_their_commands(file, main):
+    file.write_text(SMALL + "device = 'cuda'\n")
+    status, out, _ = main(file, "--gpus-per-run", 0.25, "--dry-run")
+    assert status == 0
     assert out.count("--device cuda") == 2
-    assert "--device" not in main(file, "--dry-run")[1]
+
+
+def test_a_dry_run_writes_nothing(file, main, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert main(file, "--dry-run")[0] == 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_settings_with_the_same_arguments_are_one_run(file, main):
+    file.write_text(SMALL + '[settings.again]\nnorm = "layer"\n')
+    _, out, _ = main(file, "--dry-run")
+    assert "2 of 4 runs are finished" in out
+    assert out.count("the same run as") == 2
+
+
+def test_a_run_that_ends_as_another_one_has_failed_and_says_why(file, tmp_path, monkeypatch):
+    """As with a retired environment, of which args.json names the current version."""
+    this = trial(file, tmp_path)
+    monkeypatch.setattr(sweep, "LEASH", "")
+    monkeypatch.setattr(study.Trial, "other_arguments", lambda self: "env_id B instead of A")
+    assert "env_id B instead of A" in sweep.train(this)
+
+
+def test_sigterm_ends_a_sweep_as_ctrl_c_does(start, tmp_path):
+    process = start()
+    wait_for_checkpoint(folder(tmp_path, 0), process)
+    process.terminate()
+    ends_with(process, 130)
+    assert "the same command goes on" in process.output.read_text()
 
 
 @pytest.mark.parametrize("path", sorted(study.STUDIES.glob("*.toml")), ids=lambda path: path.stem)
@@ -389,26 +419,29 @@ def test_every_committed_study_can_be_run_and_its_runs_fit_its_arguments(path):
 def test_every_committed_run_belongs_to_a_study():
     paths = {this.path for name in study.names() for this in study.load(name).trials}
     runs = {file.parent for file in study.RESULTS.glob("*/*/*/seed-*/args.json")} - paths
-    assert {run for run in runs if "trials" not in run.parts} == set()
+    assert {run for run in runs if run.relative_to(study.RESULTS).parts[0] != "trials"} == set()
     assert len(paths) > 200
 
 
 # -------------------------------------------------------------------------------------------------- what one is told
 BAD = {
-    "no study": ("nothing.toml", "", "does not exist"),
-    "not TOML": ("small.toml", "question = ", "is not TOML"),
+    "no study": ("nothing.toml", "", "cannot be read"),
+    "not TOML": ("small.toml", "question = ", "small.toml: "),
     "no seeds": ("small.toml", SMALL.replace("seeds = [0, 1]", ""), "needs seeds"),
     "a text for seeds": ("small.toml", SMALL.replace("[0, 1]", "'0'"), "needs seeds, a list"),
-    "negative seeds": ("small.toml", SMALL.replace("[0, 1]", "[-1]"), "seeds are whole numbers"),
+    "negative seeds": ("small.toml", SMALL.replace("[0, 1]", "[-1]"), "seeds are a list of whole numbers"),
+    "one seed twice": ("small.toml", SMALL.replace("[0, 1]", "[0, 0]"), "every seed once"),
+    "an environment's seeds": ("small.toml", SMALL.replace("solved = -170", "seeds = 3"), "seeds are a list"),
+    "a text for solved": ("small.toml", SMALL.replace("-170", "'x'"), "solved is a number"),
     "unknown flag": ("small.toml", SMALL + "learning-rat = 1", "learning_rat"),
     "the sweep's own flag": ("small.toml", SMALL + "runs-dir = 'x'", "runs_dir"),
+    "a text for a number": ("small.toml", SMALL + "tau = '0.001'", "tau is '0.001'"),
+    "a number for two": ("small.toml", SMALL.replace("[16, 16]", "16"), "hidden_sizes is 16"),
     "unknown key": ("small.toml", "sedes = 1" + SMALL, "nobody reads sedes"),
     "no such script": ("small.toml", SMALL.replace("ddpg_continuous", "ddpg"), "there is no script ddpg.py"),
-    "a setting that is no table": (
-        "small.toml",
-        SMALL.replace("[settings.default]", "[settings]\ndefault = 3"),
-        "table",
-    ),
+    "no script": ("small.toml", SMALL.replace("ddpg_continuous.py", "README.md"), "there is no script README.md"),
+    "a setting that is no table": ("small.toml", SMALL.replace("[settings.default]", "[settings]\na = 3"), "a table"),
+    "a setting's odd name": ("small.toml", SMALL.replace("settings.default", "settings.'[/x]'"), "a setting's name"),
 }
 
 
@@ -425,10 +458,26 @@ def test_bad_flags_are_one_line(file, main, tmp_path):
     refused(main(file, "--only", "["), "--only [")
     refused(main(file, "--only", "seed 7"), "--only seed 7")
     refused(main("nothing"), "normalisation")
-    damaged = folder(tmp_path, 0)
-    damaged.mkdir(parents=True)
-    (damaged / "args.json").write_text("{")
-    refused(main(file), str(damaged), "is damaged")
+    refused(main(file, "--gpus-per-run", 0.25), "--gpus-per-run", "device")
+
+
+@pytest.mark.parametrize("content", ("{", "[]", "{}", '{"script": "ddpg_continuous", "args": 3}', '{"script": "none"}'))
+def test_a_damaged_run_is_one_line_and_left_alone(content, file, main, tmp_path):
+    path = folder(tmp_path, 0)
+    path.mkdir(parents=True)
+    (path / "args.json").write_text(content)
+    refused(main(file), str(path), "cannot be used")
+    assert (path / "args.json").read_text() == content
+
+
+def test_a_folder_of_results_that_cannot_be_written_is_one_line(file, main, tmp_path):
+    (tmp_path / "res").write_text("a file")
+    refused(main(file), str(tmp_path / "res"))
+
+
+def test_what_goes_wrong_in_a_worker_is_said(file, tmp_path):
+    (tmp_path / "res").write_text("a file")
+    assert str(tmp_path / "res") in sweep.train(trial(file, tmp_path))
 
 
 def test_a_cluster_that_is_not_there_is_one_line(start):
