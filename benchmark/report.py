@@ -149,31 +149,39 @@ def missing(wanted: study.Study, made: list[Line]) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
+def panels(shown: list[Line]) -> list[list[Line]]:
+    """What is drawn in one panel: an environment's lines, or, of more than four, some of them."""
+    groups = [[line for line in shown if line.env_id == env_id] for env_id in dict.fromkeys(x.env_id for x in shown)]
+    return [list(part) for of in groups for part in np.array_split(np.array(of, object), math.ceil(len(of) / 4))]
+
+
 def draw(made: list[Line], folder: Path) -> None:
     """Draws both figures, in both widths, as PDF and PNG."""
     settings = list(dict.fromkeys(line.setting for line in made))
     colors = matplotlib.color_sequences["petroff10"]  # made to be told apart by the colour-blind, too
     styles = {x: {"color": colors[i % 10], "ls": LINES[i % 4]} for i, x in enumerate(settings)}
+    kinds = {"learning-curves": (curve_panel, panels(made))}
+    kinds["steps-to-solve"] = solved_panel, panels([line for line in made if np.isfinite(line.threshold)])
     with matplotlib.rc_context(STYLE):
-        for kind, panel in (("learning-curves", curve_panel), ("steps-to-solve", solved_panel)):
-            shown = made if panel is curve_panel else [line for line in made if np.isfinite(line.threshold)]
-            env_ids = list(dict.fromkeys(line.env_id for line in shown))
-            if not env_ids:  # there is no threshold
-                continue
-            for width, (inches, most) in WIDTHS.items():
-                columns = min(most, len(env_ids))
-                rows = math.ceil(len(env_ids) / columns)
+        for kind, (draw_line, parts) in kinds.items():
+            for width, (inches, most) in WIDTHS.items() if parts else ():
+                columns = min(most, len(parts))
+                rows = math.ceil(len(parts) / columns)
                 figure = Figure(figsize=(inches, 2.3 * rows + 0.2), layout="constrained")
-                grid = figure.subplots(rows, columns, squeeze=False).flat
-                for axes, env_id in zip(grid, env_ids, strict=False):
-                    for line in (line for line in shown if line.env_id == env_id):
-                        panel(axes, line, styles[line.setting])
-                    axes.set(title=env_id, xlabel="environment steps")
+                one = len({line.env_id for line in made}) == 1
+                grid = figure.subplots(rows, columns, squeeze=False, sharey=one).flat
+                for axes, part in zip(grid, parts, strict=False):
+                    for line in part:
+                        draw_line(axes, line, styles[line.setting])
+                    axes.set(title=part[0].env_id, xlabel="environment steps")
                     axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+                    axes.locator_params(axis="x", nbins=5)
                 if len(settings) > 1:
                     handles = {line.get_label(): line for axes in figure.axes for line in axes.lines}
                     handles = [handles[setting] for setting in settings if setting in handles]
-                    figure.legend(handles=handles, loc="outside lower center", ncols=2 * columns, frameon=False)
+                    figure.legend(
+                        handles=handles, loc="outside lower center", ncols=3 if most == 1 else 6, frameon=False
+                    )
                 for suffix in ("pdf", "png"):
                     date = {"CreationDate": None} if suffix == "pdf" else None  # the same data, the same file
                     figure.savefig(folder / f"{kind}-{width}.{suffix}", dpi=200, metadata=date)
