@@ -183,6 +183,18 @@ def test_all_environments_together_count_from_the_untrained_policy_to_the_thresh
     assert report.normalised([line("A", [0.0], 100.0)]) is None
 
 
+def test_a_panel_shows_at_most_four_lines_of_one_environment():
+    def of(env_id, n):
+        return [report.Line(env_id, f"setting-{i}", 0.0, [], [], None) for i in range(n)]
+
+    parts = report.panels([*of("A", 9), *of("B", 4), *of("C", 1)])
+    assert [[line.setting for line in part] for part in parts[:2]] == [
+        ["setting-0", "setting-1", "setting-2"],
+        ["setting-3", "setting-4", "setting-5"],
+    ]
+    assert [(len(part), {line.env_id for line in part}) for part in parts[2:]] == [(3, {"A"}), (4, {"B"}), (1, {"C"})]
+
+
 def test_a_report_is_the_same_files_every_time(results, main, tmp_path):
     main(tmp_path / "better.toml")
     files = {file.name: file.read_bytes() for file in (results / "better").iterdir() if file.is_file()}
