@@ -310,7 +310,7 @@ def test_finished_runs_are_skipped_and_without_others_ray_is_not_started(finishe
 @pytest.mark.parametrize(
     ("summary", "files"),
     (
-        ({"steps": 3_999}, []),
+        ({"steps": 3_000, "final_evaluation": {"step": 3_000}}, []),  # stopped there
         ({"final_evaluation": {"step": 3_000}}, []),
         ({"final_evaluation": None}, []),
         ({}, ["checkpoint.pt"]),  # at the last step, but before the last weights
