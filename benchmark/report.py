@@ -134,7 +134,7 @@ def lines(wanted: study.Study, results: Path = study.RESULTS) -> list[Line]:
             made.append(Line(env_id, setting, wanted.solved[env_id], [*runs], [*runs.values()], evaluations))
     if not made:
         where = "" if results == study.RESULTS else f" --results {results}"
-        raise study.StudyError(f"no run of {wanted.name} is finished: python benchmark/sweep.py {wanted.name}{where}")
+        raise study.StudyError(f"no run of {wanted.name} is finished: python benchmark/sweep.py {wanted.given}{where}")
     return made
 
 

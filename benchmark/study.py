@@ -200,6 +200,7 @@ class Study:
     """A study as its file says."""
 
     name: str
+    given: str  # the name, or the file, by which it was asked for
     question: str
     answer: str
     script: str
@@ -218,7 +219,7 @@ def load(name: str, results: Path = RESULTS) -> Study:
     file = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
-        return parse(file.stem, content, results.resolve())
+        return parse(file.stem, name, content, results.resolve())
     except OSError as error:
         hint = f"give a .toml file, or one of {', '.join(names())}"
         raise StudyError(f"{file} cannot be read ({error.strerror}): {hint}") from None
@@ -226,7 +227,7 @@ def load(name: str, results: Path = RESULTS) -> Study:
         raise StudyError(f"{file}: {error}") from None
 
 
-def parse(name: str, content: dict, results: Path) -> Study:
+def parse(name: str, given: str, content: dict, results: Path) -> Study:
     """A study from what its file holds."""
     for key, kind in (REQUIRED | OPTIONAL).items():
         if not isinstance(content.setdefault(key, kind()), kind) or (key in REQUIRED and not content[key]):
@@ -240,22 +241,23 @@ def parse(name: str, content: dict, results: Path) -> Study:
         for setting, flags in content["settings"].items():
             if not isinstance(environment, dict) or not isinstance(flags, dict):
                 raise StudyError("every environment and every setting is a table of flags")
-            given = {key.replace("-", "_"): value for key, value in {**environment, **flags}.items()}
-            seeds, solved[env_id] = given.pop("seeds", content["seeds"]), given.pop("solved", math.nan)
+            both = {key.replace("-", "_"): value for key, value in {**environment, **flags}.items()}
+            seeds, solved[env_id] = both.pop("seeds", content["seeds"]), both.pop("solved", math.nan)
             if not (isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)):
                 raise StudyError(f"seeds are a list of whole numbers from 0 on, not {seeds}")
             if not fits(solved[env_id], 0.0):
                 raise StudyError(f"solved is a number, not {solved[env_id]!r}")
-            if wrong := given.keys() - (known.keys() - OURS):
+            if wrong := both.keys() - (known.keys() - OURS):
                 raise StudyError(f"no flags of {script} that a study can set: {', '.join(sorted(wrong))}")
-            for flag, value in given.items():
+            for flag, value in both.items():
                 if not fits(value, known[flag]):
                     raise StudyError(f"{flag} is {value!r}: it has to be like its default, {known[flag]!r}")
             if not re.fullmatch(r"[\w.+-]+", setting):
                 raise StudyError(f"a setting's name has letters, digits and . + - _, unlike {setting!r}")
             folder = results / name / re.sub(r"[^\w.-]", "-", env_id) / setting
-            made = (Trial(script, env_id, setting, x, given, backend, folder / f"seed-{x}") for x in seeds)
+            made = (Trial(script, env_id, setting, x, both, backend, folder / f"seed-{x}") for x in seeds)
             trials += made
     if len({trial.path for trial in trials}) < len(trials):
         raise StudyError("two of its runs have one directory: every seed once, environments of different names")
-    return Study(name, content["question"], content["answer"].strip(), script, solved, trials)
+    texts = content["question"], content["answer"].strip()
+    return Study(name, given, *texts, script, solved, trials)

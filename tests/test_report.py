@@ -269,7 +269,8 @@ def test_a_study_without_a_finished_run_or_wrong_flags_are_one_line(results, mai
     refused(main("better.toml", "--readme"), "--readme")
     shutil.rmtree(results)
     study.finished_runs.cache_clear()
-    refused(main(tmp_path / "better.toml"), "no run of better is finished", "sweep.py")
+    command = f"sweep.py {tmp_path / 'better.toml'} --results"
+    refused(main(tmp_path / "better.toml"), "no run of better is finished", command)
 
 
 @pytest.mark.parametrize("damage", ("cut", "empty", "other columns", "text", "twice"))
