@@ -450,8 +450,8 @@ def beside_published(made: dict[str, list[Line]]) -> str:
         of = [x for x in made.get(row["study"], []) if (x.env_id, x.setting) == (row["environment"], row["setting"])]
         ours = "not run yet"
         for line in of:
-            n, steps = len(line.seeds), line.evaluations.index[-1]
-            ours = f"{digits(line.last.mean())} ± {digits(line.last.std(ddof=1))}, {steps:,} steps, {n} seeds"
+            steps = line.evaluations.index[-1]
+            ours = f"{mean_and_std(line.last)}, {steps:,} steps, seeds {counted(line.seeds)}"
         rows.append({"environment": row["environment"], "here": ours, "published": row["published"]})
         rows[-1]["what it is, and where"] = f"{row['protocol']} ([{row['source']}]({row['address']}))"
     return markdown(pd.DataFrame(rows))
