@@ -145,7 +145,7 @@ def missing(wanted: study.Study, made: list[Line]) -> str:
     for trial in wanted.trials:
         if trial.seed not in there.get((trial.env_id, trial.setting), []):
             groups.setdefault((trial.env_id, trial.setting), []).append(trial.seed)
-    return "; ".join(f"{env_id} {setting}, seeds {counted(seeds)}" for (env_id, setting), seeds in groups.items())
+    return "; ".join(f"{env_id} {setting}, {counted(seeds)}" for (env_id, setting), seeds in groups.items())
 
 
 # ----------------------------------------------------------------------------------------------------------- figures
@@ -345,7 +345,7 @@ def protocol(wanted: study.Study, made: list[Line]) -> str:
     thresholds = ", ".join(f"{x:g} ({env_id})" for env_id, x in wanted.solved.items() if np.isfinite(x))
     seeds = " or ".join(dict.fromkeys(counted(line.seeds) for line in made))
     parts = [
-        f"All runs are of {wanted.script}, with the hyperparameters of the table, seeds {seeds}, {'; '.join(same)}; "
+        f"All runs are of {wanted.script}, with the hyperparameters of the table, {seeds}, {'; '.join(same)}; "
         f"device {devices}, CPU threads per run {threads}.",
         f"An evaluation plays {episodes} episodes without exploration in an environment of its own, which does not "
         "change training. Its start states are the environment's of the seeds 1,000,000 + s, 1,000,001 + s and so on, "
@@ -374,9 +374,10 @@ def protocol(wanted: study.Study, made: list[Line]) -> str:
 
 
 def counted(seeds: list[int]) -> str:
-    """0, 1, 2, 3 as 0 to 3."""
+    """0, 1, 2, 3 as seeds 0 to 3."""
     whole = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
-    return f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    numbers = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {numbers}"
 
 
 def versions(made: list[Line]) -> str:
@@ -451,7 +452,7 @@ def beside_published(made: dict[str, list[Line]]) -> str:
         ours = "not run yet"
         for line in of:
             steps = line.evaluations.index[-1]
-            ours = f"{mean_and_std(line.last)}, {steps:,} steps, seeds {counted(line.seeds)}"
+            ours = f"{mean_and_std(line.last)}, {steps:,} steps, {counted(line.seeds)}"
         rows.append({"environment": row["environment"], "here": ours, "published": row["published"]})
         rows[-1]["what it is, and where"] = f"{row['protocol']} ([{row['source']}]({row['address']}))"
     return markdown(pd.DataFrame(rows))

@@ -257,7 +257,12 @@ def test_the_protocol_says_seeds_steps_versions_hardware_and_what_is_missing(res
     (path / "machine.json").write_text(json.dumps({"cpu": "Abacus", "cores": 2}))
     main(tmp_path / "better.toml")
     text = (results / "better" / "protocol.tex").read_text()
-    for part in ("seeds 0 to 3 or 0, 1", "12,000 environment steps in Pendulum-v1", "plays 20 episodes", "python 3"):
+    for part in (
+        "seeds 0 to 3 or seeds 0, 1",
+        "12,000 environment steps in Pendulum-v1",
+        "plays 20 episodes",
+        "python 3",
+    ):
         assert part in text
     assert "not finished: Pendulum-v1 two, seeds 2, 3." in text
     assert "not recorded (runs: 5); Abacus, 2 cores (runs: 1)" in text
