@@ -162,14 +162,14 @@ def draw(made: list[Line], folder: Path) -> None:
     styles = {x: {"color": colors[i % 10], "ls": LINES[i % 4]} for i, x in enumerate(settings)}
     kinds = {"learning-curves": (curve_panel, panels(made))}
     kinds["steps-to-solve"] = solved_panel, panels([line for line in made if np.isfinite(line.threshold)])
+    one_environment = len({line.env_id for line in made}) == 1
     with matplotlib.rc_context(STYLE):
         for kind, (draw_line, parts) in kinds.items():
             for width, (inches, most) in WIDTHS.items() if parts else ():
                 columns = min(most, len(parts))
                 rows = math.ceil(len(parts) / columns)
                 figure = Figure(figsize=(inches, 2.3 * rows + 0.2), layout="constrained")
-                one = len({line.env_id for line in made}) == 1
-                grid = figure.subplots(rows, columns, squeeze=False, sharey=one).flat
+                grid = figure.subplots(rows, columns, squeeze=False, sharey=one_environment).flat
                 for axes, part in zip(grid, parts, strict=False):
                     for line in part:
                         draw_line(axes, line, styles[line.setting])
