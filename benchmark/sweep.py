@@ -126,6 +126,7 @@ class Row:
 
     trial: study.Trial
     state: str = "waiting"  # then "going", then "finished" or "failed"
+    shown: str = "waiting"  # the last state that was printed
     error: str = ""
     began: int = 0  # bytes that the log had before this sweep
     step: str = ""
@@ -176,7 +177,6 @@ def sweep(rows: list[Row], cpus: float, gpus: float, console: Console) -> None:
     """Lets Ray train all runs; their rows say what became of them."""
     task = ray.remote(train).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)  # of workers and nodes that die
     tasks = {task.remote(row.trial): row for row in rows}
-    shown = dict.fromkeys(map(id, rows), "waiting")
     with Live(console=console, refresh_per_second=1, transient=True) as live:
         said = time.monotonic()
         while tasks:
@@ -189,8 +189,8 @@ def sweep(rows: list[Row], cpus: float, gpus: float, console: Console) -> None:
                 row.state = "failed" if row.error else "finished"
             for row in rows:
                 row.read()
-                if shown[id(row)] != row.state:
-                    shown[id(row)] = row.state
+                if row.shown != row.state:
+                    row.shown = row.state
                     console.print(f"{row.state}: {row.trial}", markup=False, highlight=False)
                     if row.error:
                         text = "\n".join([row.error, *row.lines()])
