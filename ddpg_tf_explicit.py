@@ -1,27 +1,44 @@
 # /// script
 # requires-python = ">=3.11,<3.14"
-# dependencies = ["filelock==4.2.11", "gymnasium[box2d,mujoco]==1.4.0", "keras==3.15.1", "matplotlib==3.11.2",
-#     "moviepy==2.2.1", "numpy==2.4.6", "pandas==3.1.1", "tensorboard==2.21.0", "tqdm==4.70.1", "tyro==1.0.16",
+# dependencies = [
+#     "filelock==4.2.11",
+#     "gymnasium[box2d,mujoco]==1.4.0",
+#     "keras==3.15.1",
+#     "matplotlib==3.11.2",
+#     "moviepy==2.2.1",
+#     "numpy==2.4.6",
+#     "pandas==3.1.1",
+#     "tensorboard==2.21.0",
 #     "tensorflow-cpu==2.21.0; platform_machine in 'x86_64 AMD64'",
-#     "tensorflow==2.21.0; platform_machine not in 'x86_64 AMD64'"]
+#     "tensorflow==2.21.0; platform_machine not in 'x86_64 AMD64'",
+#     "tqdm==4.70.1",
+#     "tyro==1.0.16",
+# ]
 # ///
-"""DDPG in TensorFlow, the policy gradient written out as in Algorithm 1 of https://arxiv.org/abs/1509.02971:
+"""DDPG in TensorFlow, with the policy gradient written out as in Algorithm 1 of the paper.
 
-initialise the critic Q(s, a) and the actor μ(s); copy them into the targets Q' and μ'; empty the replay R
-for each episode: restart the exploration noise 𝒩 and receive the first observation s
-    for each step:
-        act:      a = μ(s) + 𝒩
-        store:    (s, a, r, s') in R
-        sample:   N transitions from R
-        critic:   y = r + γ Q'(s', μ'(s')), and minimise L = 1/N Σ (y − Q(s, a))²
-        actor:    ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s)
-        targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
+    initialise the critic Q(s, a) and the actor μ(s); copy them into the targets Q' and μ'
+    for each episode: reset the noise 𝒩 and receive the first observation s
+        for each step:
+            act:      a = μ(s) + 𝒩
+            store:    (s, a, r, s') in the replay buffer R
+            sample:   N transitions from R
+            critic:   y = r + γ Q'(s', μ'(s')), and minimise L = 1/N Σ (y − Q(s, a))²
+            actor:    ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s)
+            targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-python ddpg_tf_explicit.py --env-id Pendulum-v1
-python ddpg_tf_explicit.py --evaluate runs/NAME/best.npz --render
-python ddpg_tf_explicit.py --resume runs/NAME
+If s' is terminal, y = r. The first --learning-starts actions are uniformly random.
+(ddpg_continuous.py lets autograd find the same gradient, as that of 1/N Σ Q(s, μ(s)).)
+
+    python ddpg_tf_explicit.py --env-id Pendulum-v1
+    python ddpg_tf_explicit.py --evaluate runs/NAME/best.npz --render
+    python ddpg_tf_explicit.py --resume runs/NAME
+
+Shapes in comments: N minibatch size, S observation size, A action size.
+The paper: Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971
 """
 
+import importlib
 import json
 import os
 import re
@@ -30,8 +47,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Literal
@@ -42,596 +59,1246 @@ import numpy as np
 import pandas as pd
 import tensorboard.summary
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}  # else it takes all GPU memory
-os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"} | os.environ  # else it chatters as it starts
+# What TensorFlow and Keras read as they are imported; all but the first can be set outside
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all of a GPU's memory
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of its messages, fatal errors alone
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # off: oneDNN rounds differently
 import keras
 import tensorflow as tf
 
 
 @dataclass
 class Args:
-    total_timesteps: int = 15_000  # environment steps to train for (paper: up to 2.5 million)
+    # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # both rates fall linearly to zero at --total-timesteps (paper: constant; a less steady end)
-    weight_decay: float = 1e-2  # L2 penalty on the critic's parameters, within their gradient (paper: 1e-2)
+    anneal: bool = True  # both rates fall linearly to zero at the last step (paper: constant)
+    weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
-    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001; the defaults were tuned around 0.005)
+    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
     batch_size: int = 64  # minibatch size N (paper: 64)
-    buffer_size: int = 1_000_000  # transitions that the replay memory holds (paper: 1e6)
+    buffer_size: int = 1_000_000  # transitions that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
-    norm: Literal["batch", "layer", "none"] = "layer"  # of both networks (critic: before the action); paper: batch
-    learning_starts: int = 1_000  # uniformly random steps before the first update (paper: not stated)
-    noise: Literal["ou", "gaussian"] = "ou"  # exploration noise: Ornstein-Uhlenbeck (paper) or independent Gaussian
-    noise_sigma: float = 0.3  # σ, of actions in [-1, 1]; OU noise deviates by σ/√(2θ) (paper: 0.2; 0.3 explores more)
-    ou_theta: float = 0.15  # rate θ at which Ornstein-Uhlenbeck noise returns to zero (paper: 0.15)
-    ou_dt: float = 0.1  # time step dt of Ornstein-Uhlenbeck noise (paper: not stated; correlated over 1/(θ dt) steps)
-    noise_decay_steps: int = 0  # step at which the noise, falling linearly, is zero (0 = constant, as in the paper)
-    env_id: str = "Pendulum-v1"  # gymnasium id, of one's own too (my_module:MyEnv-v0)
-    seed: int = 0  # of everything random; with --evaluate, of the first start state
-    eval_every: int = 1_000  # steps between noise-free evaluations (0 = none)
+    norm: Literal["batch", "layer", "none"] = "layer"  # in actor and critic (paper: batch)
+    learning_starts: int = 1_000  # random steps before the first update (paper: not stated)
+    noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
+    noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
+    ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
+    ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) steps (paper: not stated)
+
+    # The run
+    env_id: str = "Pendulum-v1"  # gymnasium id; your own: my_module:MyEnv-v0
+    total_timesteps: int = 15_000  # environment steps to train for (paper: up to 2.5 million)
+    seed: int = 0  # seed of everything random; with --evaluate, of the first start state
+    eval_every: int = 1_000  # steps between noise-free evaluations (0: none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
-    device: Literal["cpu", "gpu"] = "cpu"  # where the networks live (gpu: never run; needs tensorflow[and-cuda])
-    num_threads: int = 1  # TensorFlow's threads on the CPU (two: up to 1.2 times the steps of one)
+    device: Literal["cpu", "gpu"] = "cpu"  # where to compute (gpu needs tensorflow[and-cuda])
+    num_threads: int = 1  # CPU threads within one operation of TensorFlow
+
+    # Bookkeeping
     runs_dir: str = "runs"  # folder of all runs
-    run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
-    checkpoint_every: int = 10_000  # steps between checkpoints, each written when the next episode ends
+    run_name: str | None = None  # name of the run's folder (default: made of id, seed and time)
+    checkpoint_every: int = 10_000  # steps between checkpoints; each waits for an episode's end
     capture_video: bool = False  # record the first episode of each evaluation as mp4
-    track: bool = False  # log to Weights & Biases, too
-    resume: str | None = None  # go on from this run's last checkpoint, exactly; may take a larger --total-timesteps
-    evaluate: str | None = None  # instead of training, play this best.npz or last.npz without noise
+    track: bool = False  # log to Weights & Biases as well
+    resume: str | None = None  # folder of a run to continue; may take more --total-timesteps
+    evaluate: str | None = None  # file (best.npz, last.npz) to evaluate instead of training
     render: bool = False  # with --evaluate: show it in a window
 
 
-# ------------------------------------------------------------------------------------------------ exploration noise
+# ------------------------------------------------------------------------------- exploration noise
+@dataclass
 class OrnsteinUhlenbeckNoise:
-    """Temporally correlated exploration (Section 7): dx = −θ x dt + σ dW by Euler's method, restarted every episode."""
+    """Temporally correlated noise (Section 7): dx = −θ x dt + σ dW, by Euler's method."""
 
-    def __init__(self, size: int, sigma: float, theta: float, dt: float, rng: np.random.Generator) -> None:
-        self.size, self.sigma, self.theta, self.dt, self.rng = size, sigma, theta, dt, rng
-        self.restart()
+    action_size: int
+    sigma: float  # the noise's stationary standard deviation is about σ/√(2θ)
+    theta: float
+    dt: float
+    rng: np.random.Generator
 
-    def restart(self) -> None:
-        self.x = np.zeros(self.size, np.float32)
+    def __post_init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Goes back to zero, for a new episode."""
+        self.x = np.zeros(self.action_size, np.float32)
 
     def sample(self) -> np.ndarray:
         """The next value of the process, (A,)."""
-        dw = self.dt**0.5 * self.rng.standard_normal(self.size, np.float32)  # normal increments, not uniform ones
+        # Normal increments: uniform ones from [0, 1), a common mistake, would drift
+        dw = self.dt**0.5 * self.rng.standard_normal(self.action_size, np.float32)
         self.x = self.x - self.theta * self.x * self.dt + self.sigma * dw
         return self.x
 
 
-# ---------------------------------------------------------------------------------------------------- replay memory
-class ReplayMemory:
-    """The last `capacity` transitions, one row each: s, a, r, terminated, s'. Memory is touched only as it fills."""
+@dataclass
+class GaussianNoise:
+    """Independent normal noise of standard deviation σ: a common choice instead of the paper's."""
 
-    def __init__(self, capacity: int, observation_size: int, action_size: int, rng: np.random.Generator) -> None:
-        self.rows = np.empty((capacity, 2 * observation_size + action_size + 2), np.float32)
-        self.columns = np.cumsum([observation_size, action_size, 1, 1])
-        self.s, self.a, self.r, self.terminated, self.next_s = np.split(self.rows, self.columns, axis=1)  # by name
-        self.added, self.rng = 0, rng  # transitions ever stored
+    action_size: int
+    sigma: float
+    rng: np.random.Generator
+
+    def reset(self) -> None:
+        """Nothing to forget: every sample is independent of those before it."""
+
+    def sample(self) -> np.ndarray:
+        """The next value, (A,)."""
+        return self.sigma * self.rng.standard_normal(self.action_size, np.float32)
+
+
+# ----------------------------------------------------------------------------------- replay buffer
+class ReplayBuffer:
+    """The last `capacity` transitions, a row each: s, a, r, terminated, s'."""
+
+    def __init__(
+        self, capacity: int, observation_size: int, action_size: int, rng: np.random.Generator
+    ) -> None:
+        row_size = 2 * observation_size + action_size + 2
+        self.rows = np.empty((capacity, row_size), np.float32)  # takes memory only as it fills
+        self.boundaries = np.cumsum([observation_size, action_size, 1, 1])  # of s, a, r, …
+        self.num_added = 0  # transitions ever stored
+        self.rng = rng
 
     def __len__(self) -> int:
-        return min(self.added, len(self.rows))
+        return min(self.num_added, len(self.rows))
 
-    def add(self, s: np.ndarray, a: np.ndarray | int, r: float, terminated: bool, next_s: np.ndarray) -> None:
-        i, self.added = self.added % len(self.rows), self.added + 1
-        self.s[i], self.a[i], self.r[i], self.terminated[i], self.next_s[i] = s, a, r, terminated, next_s
+    def add(
+        self, s: np.ndarray, a: np.ndarray, r: float, terminated: bool, next_s: np.ndarray
+    ) -> None:
+        """Stores a transition, in place of the oldest one once the buffer is full."""
+        self.rows[self.num_added % len(self.rows)] = np.hstack([s, a, r, terminated, next_s])
+        self.num_added += 1
 
     def sample(self, batch_size: int) -> list[np.ndarray]:
-        """Uniformly, with replacement: s (N, S), a (N, A), r (N, 1), terminated (N, 1), s' (N, S)."""
-        return np.split(self.rows[self.rng.integers(len(self), size=batch_size)], self.columns, axis=1)  # one gather
+        """N random ones, with replacement: s (N, S), a (N, A), r and terminated (N, 1), s' (N, S).
+
+        r is (N, 1), not (N,): against Q (N, 1), that would silently broadcast to (N, N).
+        """
+        indices = self.rng.integers(len(self), size=batch_size)
+        return np.split(self.rows[indices], self.boundaries, axis=1)
+
+    def state(self) -> dict:
+        """What a checkpoint holds of the buffer."""
+        return {"rows": self.rows[: len(self)], "num_added": self.num_added}
+
+    def set_state(self, state: dict) -> None:
+        """Takes back what state() returned; ValueError if it does not fit this capacity."""
+        self.num_added = int(state["num_added"])
+        if len(state["rows"]) != len(self):
+            raise ValueError(
+                f"a replay buffer of {len(state['rows'])} transitions, not {len(self)}"
+            )
+        self.rows[: len(self)] = state["rows"]
 
 
-# ------------------------------------------------------------------------------------------------- actor and critic
+# ------------------------------------------------------------------------------- actor and critic
 class BatchNorm(keras.layers.Layer):
-    """Batch norm, (N, units) to (N, units), by the minibatch's own mean and variance in every training pass.
+    """Batch norm, (N, units) to (N, units), by the minibatch in every training pass.
 
-    With running averages in the targets, Q diverged. Only the actor that acts keeps them (Keras's layer always does).
+    With running averages in the targets, Q diverged. Only the online actor keeps running averages
+    too, to act on single observations. Keras's own layer would keep them in all four networks.
     """
 
-    def __init__(self, units: int, acts: bool = False, is_input: bool = False) -> None:
+    def __init__(
+        self, units: int, running_statistics: bool = False, is_input: bool = False
+    ) -> None:
         super().__init__()
-        self.scale, self.shift = (None if is_input else self.add_weight((units,), x) for x in ("ones", "zeros"))
-        running = (self.add_weight((units,), x, trainable=False) if acts else None for x in ("zeros", "ones"))
-        self.mean, self.variance = running
+        self.running_statistics = running_statistics
+        self.scale = None  # then batch_normalization does without
+        self.shift = None
+        if not is_input:  # the input needs none: layer 1 and its norm have them
+            self.scale = self.add_weight((units,), "ones")
+            self.shift = self.add_weight((units,), "zeros")
+        if running_statistics:
+            self.running_mean = self.add_weight((units,), "zeros", trainable=False)
+            self.running_variance = self.add_weight((units,), "ones", trainable=False)
 
     def call(self, x: tf.Tensor, training: bool = True) -> tf.Tensor:
-        mean, variance = tf.nn.moments(x, axes=0) if training else (self.mean, self.variance)  # (units,), both
-        if training and self.mean is not None:
-            n = tf.cast(tf.shape(x)[0], x.dtype)
-            self.mean.assign_add(0.01 * (mean - self.mean))  # slowly, or one odd minibatch would sway the policy
-            self.variance.assign_add(0.01 * (variance * n / (n - 1) - self.variance))  # unbiased, as torch's
+        if training:
+            mean, variance = tf.nn.moments(x, axes=0)  # (units,) each
+            if self.running_statistics:
+                n = tf.cast(tf.shape(x)[0], x.dtype)  # N; in keras.Model() x.shape[0] is None
+                self.move_averages(mean, variance * n / (n - 1))  # n - 1: unbiased
+        else:
+            mean, variance = self.running_mean, self.running_variance
         return tf.nn.batch_normalization(x, mean, variance, self.shift, self.scale, 1e-5)
 
+    def move_averages(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Moves the running averages 1 % of the way to a minibatch's: no one of them sways them."""
+        self.running_mean.assign_add(0.01 * (mean - self.running_mean))
+        self.running_variance.assign_add(0.01 * (variance - self.running_variance))
 
-def linear(x: tf.Tensor, units: int, bound: float, bias: bool = True) -> tf.Tensor:
-    """A layer whose weights and biases start at U(−bound, bound): 1/√fan-in, but 3e-3 for the last (Section 7)."""
-    weights, biases = (keras.initializers.RandomUniform(-bound, bound) for _ in range(2))
-    return keras.layers.Dense(units, use_bias=bias, kernel_initializer=weights, bias_initializer=biases)(x)
+
+Tensor = keras.KerasTensor  # what networks are put together with; learn() computes with tf.Tensor
 
 
-def hidden(x: tf.Tensor, units: int, norm: str, acts: bool = False) -> tf.Tensor:
-    """A hidden layer, (N, fan-in) to (N, units). Batch norm subtracts the mean, and with it any bias before it."""
-    x = linear(x, units, x.shape[1] ** -0.5, bias=norm != "batch")
-    if norm != "none":
-        x = BatchNorm(units, acts)(x) if norm == "batch" else keras.layers.LayerNormalization(epsilon=1e-5)(x)
+def linear(x: Tensor, units: int, bound: float, bias: bool = True) -> Tensor:
+    """A linear layer of x, (N, fan-in) to (N, units), drawn from U(−bound, bound) (Section 7).
+
+    The bound is 1/√fan-in for hidden layers and 3e-3 for the last one.
+    """
+    layer = keras.layers.Dense(
+        units,
+        use_bias=bias,
+        kernel_initializer=keras.initializers.RandomUniform(-bound, bound),
+        bias_initializer=keras.initializers.RandomUniform(-bound, bound),
+    )
+    return layer(x)
+
+
+def hidden(x: Tensor, units: int, norm: str, running_statistics: bool = False) -> Tensor:
+    """A hidden layer: linear, norm, ReLU; (N, fan-in) to (N, units)."""
+    bound = x.shape[1] ** -0.5
+    bias = norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
+    x = linear(x, units, bound, bias)
+    if norm == "batch":
+        x = BatchNorm(units, running_statistics)(x)
+    elif norm == "layer":
+        x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
     return keras.ops.relu(x)
 
 
-def make_actor(observation_size: int, action_size: int, args: Args, acts: bool = False) -> keras.Model:
-    """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1]. `acts`: will be asked for single actions."""
+def make_actor(
+    observation_size: int, action_size: int, args: Args, running_statistics: bool = False
+) -> keras.Model:
+    """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1]."""
+    units_1, units_2 = args.hidden_sizes
     s = keras.Input((observation_size,))
-    x = BatchNorm(observation_size, acts, is_input=True)(s) if args.norm == "batch" else s  # layer 1 scales and shifts
-    x = hidden(x, args.hidden_sizes[0], args.norm, acts)  # (N, 400)
-    x = hidden(x, args.hidden_sizes[1], args.norm, acts)  # (N, 300)
-    return keras.Model(s, keras.ops.tanh(linear(x, action_size, 3e-3)))  # (N, A)
+    x = s
+    if args.norm == "batch":
+        x = BatchNorm(observation_size, running_statistics, is_input=True)(x)  # (N, S)
+    x = hidden(x, units_1, args.norm, running_statistics)  # (N, units_1)
+    x = hidden(x, units_2, args.norm, running_statistics)  # (N, units_2)
+    mu = keras.ops.tanh(linear(x, action_size, 3e-3))  # (N, A)
+    return keras.Model(s, mu)
 
 
 def make_critic(observation_size: int, action_size: int, args: Args) -> keras.Model:
-    """The action value Q(s, a): [(N, S), (N, A)] to (N, 1). Nothing is normalised once the action has entered."""
-    s, a = keras.Input((observation_size,)), keras.Input((action_size,))
-    x = BatchNorm(observation_size, is_input=True)(s) if args.norm == "batch" else s
-    x = hidden(x, args.hidden_sizes[0], args.norm)  # (N, 400)
-    x = hidden(keras.ops.concatenate([x, a], axis=1), args.hidden_sizes[1], "none")  # (N, 300): the action enters here
-    return keras.Model([s, a], linear(x, 1, 3e-3))  # (N, 1)
+    """The action value Q(s, a): [(N, S), (N, A)] to (N, 1). Normalised before a enters."""
+    units_1, units_2 = args.hidden_sizes
+    s = keras.Input((observation_size,))
+    a = keras.Input((action_size,))
+    x = s
+    if args.norm == "batch":
+        x = BatchNorm(observation_size, is_input=True)(x)  # (N, S)
+    x = hidden(x, units_1, args.norm)  # (N, units_1)
+    x = keras.ops.concatenate([x, a], axis=1)  # (N, units_1 + A): a enters at the second layer
+    x = hidden(x, units_2, norm="none")  # (N, units_2)
+    q = linear(x, 1, 3e-3)  # (N, 1)
+    return keras.Model([s, a], q)
 
 
-# ------------------------------------------------------------------------------------------------------- the update
+# -------------------------------------------------------------------------------------- the update
 class DDPG:
     """Actor, critic, their targets and optimisers: Algorithm 1 without the environment."""
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
-        with suppress(RuntimeError):  # TensorFlow runs already, as the program around this has set it up
-            tf.config.set_visible_devices([] if args.device == "cpu" else tf.config.list_physical_devices("GPU"), "GPU")
-            tf.config.threading.set_intra_op_parallelism_threads(args.num_threads)
-        self.sizes, self.args = (observation_size, action_size), args
-        self.actor, self.target_actor = (make_actor(*self.sizes, args, acts) for acts in (True, False))
-        self.critic, self.target_critic = (make_critic(*self.sizes, args) for _ in range(2))
+        self.sizes = [observation_size, action_size]  # saved with the agent, to rebuild it
+        self.args = args
+        self.actor = make_actor(*self.sizes, args, running_statistics=True)
+        self.target_actor = make_actor(*self.sizes, args)
+        self.critic = make_critic(*self.sizes, args)
+        self.target_critic = make_critic(*self.sizes, args)
         self.update_targets(tau=1.0)  # the targets start as copies
-        self.actor_optimizer = keras.optimizers.Adam(args.actor_learning_rate, epsilon=1e-8)  # as torch's, but that ε
-        self.critic_optimizer = keras.optimizers.Adam(args.critic_learning_rate, epsilon=1e-8)  # is added uncorrected
+        # epsilon as in Adam's paper. build() makes their variables: tf.function could not, later
+        self.actor_optimizer = keras.optimizers.Adam(args.actor_learning_rate, epsilon=1e-8)
         self.actor_optimizer.build(self.actor.trainable_variables)
+        self.critic_optimizer = keras.optimizers.Adam(args.critic_learning_rate, epsilon=1e-8)
         self.critic_optimizer.build(self.critic.trainable_variables)
-        nets = self.actor, self.critic, self.target_actor, self.target_critic
-        self.variables = [x for part in (*nets, self.actor_optimizer, self.critic_optimizer) for x in part.variables]
-        self.compiled_update = tf.function(self.learn, autograph=False, jit_compile=True)  # no control flow to convert
-        self.compiled_policy = tf.function(lambda s: self.actor(s[None], training=False)[0], jit_compile=True)
+        self.parts = {  # all that state() saves
+            "actor": self.actor,
+            "critic": self.critic,
+            "target_actor": self.target_actor,
+            "target_critic": self.target_critic,
+            "actor_optimizer": self.actor_optimizer,
+            "critic_optimizer": self.critic_optimizer,
+        }
+        # Each compiled by XLA into one function. autograph=False: no loop or branch is on a tensor.
+        self.compiled_policy = tf.function(self.policy, autograph=False, jit_compile=True)
+        self.compiled_update = tf.function(self.learn, autograph=False, jit_compile=True)
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """μ(s) without noise: (S,) to (A,), in [-1, 1]. The only place that reads batch norm's running averages."""
+        """μ(s) without noise: (S,) to (A,), in [-1, 1]."""
         return self.compiled_policy(observation).numpy()
 
-    def update(self, batch: list[np.ndarray], scale: float = 1.0, read: bool = False) -> dict[str, float]:
-        """Learns from a minibatch, learning rates times `scale`. `read`: return what to log (it makes a GPU wait)."""
-        values = self.compiled_update(batch, np.float32(scale))  # a Python number would be traced anew at every change
-        return {name: float(value) for name, value in values.items()} if read else {}
+    def policy(self, s: tf.Tensor) -> tf.Tensor:
+        """What act() has compiled: (S,) to (A,), with batch norm by its running averages."""
+        return self.actor(s[None], training=False)[0]
 
-    def learn(self, batch: list[tf.Tensor], scale: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The whole update, traced and compiled once: TensorFlow runs it as one function."""
-        self.critic_optimizer.learning_rate.assign(scale * self.args.critic_learning_rate)
-        self.actor_optimizer.learning_rate.assign(scale * self.args.actor_learning_rate)
+    def update(
+        self, batch: list[np.ndarray], learning_rate_scale: float = 1.0
+    ) -> dict[str, tf.Tensor]:
+        """Learns from a minibatch of ReplayBuffer.sample; returns scalar metrics to log.
+
+        `learning_rate_scale`: factor on both learning rates.
+        """
+        # Not a Python number: for each new one TensorFlow would compile the update anew
+        return self.compiled_update(batch, tf.constant(learning_rate_scale, tf.float32))
+
+    def learn(self, batch: list[tf.Tensor], learning_rate_scale: tf.Tensor) -> dict[str, tf.Tensor]:
+        """What update() has compiled, once for a batch size: the whole update."""
+        args = self.args
+        self.critic_optimizer.learning_rate.assign(learning_rate_scale * args.critic_learning_rate)
+        self.actor_optimizer.learning_rate.assign(learning_rate_scale * args.actor_learning_rate)
         s, a, r, terminated, next_s = batch
-        # Critic: minimise L = 1/N Σ (y − Q(s, a))². `terminated`, not `done`: a time limit is no end of the task.
-        next_a = self.target_actor(next_s, training=True)  # (N, A)
-        y = r + self.args.gamma * (1 - terminated) * self.target_critic([next_s, next_a], training=True)  # (N, 1)
-        with tf.GradientTape() as tape:
-            q = self.critic([s, a], training=True)  # (N, 1), as y: (N,) against (N, 1) would broadcast to (N, N)
-            critic_loss = tf.reduce_mean((y - q) ** 2)
-        gradients = tape.gradient(critic_loss, weights := self.critic.trainable_variables)
-        gradients = [g + self.args.weight_decay * w for g, w in zip(gradients, weights, strict=True)]  # L2, so that it
-        self.critic_optimizer.apply(gradients, weights)  # passes through Adam's moments; Keras's weight_decay would not
 
-        # Actor: ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s), in the two factors that the paper prints. First ∇ₐQ, at the
-        # actor's own actions: which way, and how steeply, the critic just updated would move each action.
-        with tf.GradientTape(persistent=True) as tape:
+        # Critic: minimise L = 1/N Σ (y − Q(s, a))². Made outside the tape, y is a constant.
+        # `terminated`, not `done`: a time limit ends the episode, but not the task.
+        next_a = self.target_actor(next_s, training=True)  # (N, A)
+        next_q = self.target_critic([next_s, next_a], training=True)  # (N, 1)
+        y = r + args.gamma * (1 - terminated) * next_q  # (N, 1)
+        with tf.GradientTape() as tape:
+            q = self.critic([s, a], training=True)  # (N, 1)
+            critic_loss = tf.reduce_mean((y - q) ** 2)
+        weights = self.critic.trainable_variables
+        gradients = tape.gradient(critic_loss, weights)
+        # L2 in the gradient, as in the paper; Keras's weight_decay is AdamW's
+        gradients = [g + args.weight_decay * w for g, w in zip(gradients, weights, strict=True)]
+        self.critic_optimizer.apply(gradients, weights)
+
+        # Actor: ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s), in the two factors that the paper prints.
+        # First ∇ₐQ, at the actor's own actions, by the critic that was just updated. The tape
+        # differentiates Σ Q; row i of Q depends on action i alone, so row i of ∇ₐQ is its own.
+        with tf.GradientTape(persistent=True) as tape:  # persistent: asked for two gradients
             mu = self.actor(s, training=True)  # (N, A)
             q_mu = self.critic([s, mu], training=True)  # (N, 1)
         dq_da = tape.gradient(q_mu, mu)  # (N, A): ∇ₐQ(s, a)|ₐ₌μ(s), a row per observation
-        # Then times ∇μ, never formed: dq_da enters the actor as its output's gradient. Adam descends: minus; 1/N, once.
-        gradients = tape.gradient(mu, self.actor.trainable_variables, output_gradients=-dq_da / s.shape[0])
-        self.actor_optimizer.apply(gradients, self.actor.trainable_variables)
-        self.update_targets(self.args.tau)
-        saturated = tf.abs(mu) > 0.99  # at the edge of the action box, where tanh is flat
-        outward = saturated & (dq_da * mu > 0)  # of all components, those that the critic would move out of the box
-        values = {"critic_loss": critic_loss, "dq_da_norm": tf.norm(dq_da, axis=1), "q": q, "saturation": saturated}
-        return {k: tf.reduce_mean(tf.cast(x, s.dtype)) for k, x in {**values, "dq_da_outward": outward}.items()}
+        # Then times ∇μ, which is never formed: the tape takes dq_da as the gradient of the actor's
+        # output, multiplies it by ∇μ, and sums over the rows. The minus because Adam descends.
+        weights = self.actor.trainable_variables
+        gradients = tape.gradient(mu, weights, output_gradients=-dq_da / s.shape[0])
+        self.actor_optimizer.apply(gradients, weights)
+
+        self.update_targets(args.tau)
+        saturated = tf.abs(mu) > 0.99  # (N, A): where tanh is flat
+        outward = saturated & (dq_da * mu > 0)  # (N, A): where Q would push further out
+        return {
+            "critic_loss": critic_loss,
+            "dq_da_norm": tf.reduce_mean(tf.norm(dq_da, axis=1)),
+            "q": tf.reduce_mean(q),
+            "saturation": tf.reduce_mean(tf.cast(saturated, s.dtype)),
+            "dq_da_outward": tf.reduce_mean(tf.cast(outward, s.dtype)),
+        }
 
     def update_targets(self, tau: float) -> None:
-        """θ' ← τ θ + (1 − τ) θ'. Parameters are all that the targets read: their batch norm has no running averages."""
-        for target, online in ((self.target_critic, self.critic), (self.target_actor, self.actor)):
-            for slow, fast in zip(target.trainable_variables, online.trainable_variables, strict=True):
-                slow.assign(tau * fast + (1 - tau) * slow)
+        """θ' ← τ θ + (1 − τ) θ'. The targets have no running averages."""
+        pairs = [(self.target_critic, self.critic), (self.target_actor, self.actor)]
+        for target_network, network in pairs:
+            targets = target_network.trainable_variables
+            for target, online in zip(targets, network.trainable_variables, strict=True):
+                target.assign(tau * online + (1 - tau) * target)
 
-    def state(self) -> dict:
-        return {"variables": [variable.numpy() for variable in self.variables]}
+    def state(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds of the agent: each part's variables, numbered as in actor.0."""
+        arrays = {}
+        for name, part in self.parts.items():
+            for i, variable in enumerate(part.variables):
+                arrays[f"{name}.{i}"] = np.array(variable.numpy())  # a scalar's numpy() is no array
+        return arrays
 
-    def magnitude(self) -> float:  # which is finite only if every weight and moment is
-        return float(sum(np.abs(x.numpy()).sum() for x in self.variables))
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Takes back what state() returned; KeyError or ValueError if it is of other networks."""
+        for name, part in self.parts.items():
+            for i, variable in enumerate(part.variables):
+                variable.assign(state[f"{name}.{i}"])
 
-    def set_state(self, state: dict) -> None:
-        for variable, value in zip(self.variables, state["variables"], strict=True):
-            variable.assign(value)
+
+# ------------------------------------------------------------------------------------ the training
+LOG_EVERY = 100  # steps between logged updates: reading a metric waits for the GPU
+EVALUATION_SEED = 1_000_000  # added to --seed: evaluations have start states of their own
 
 
-# ----------------------------------------------------------------------------------------------------- the training
+class RunError(Exception):
+    """What is wrong and what to do. main() prints it in one line and exits with status 2."""
+
+
 def train(args: Args) -> None:
-    """Runs Algorithm 1 in an environment; `run` looks after all else."""
-    if not tf.config.list_physical_devices(args.device.upper()):
-        raise RunError(f"--device {args.device}: TensorFlow has none here (tensorflow-cpu never has); use --device cpu")
-    tf.config.experimental.enable_op_determinism()
-    keras.utils.set_random_seed(args.seed)
+    """Runs Algorithm 1 in an environment; `run` logs, evaluates and saves."""
+    prepare_framework(args)
     rng = np.random.default_rng(args.seed)
+    # Training renders nothing. With --capture-video, the render mode makes an environment that has
+    # none fail here, before anything is written
     env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
-    args.env_id = re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", args.env_id)  # a retired one is no more
-    observation_size, action_size = env.observation_space.shape[0], env.action_space.shape[0]
+    args.env_id = current_id(args.env_id, env)
+    observation_size, action_size = sizes_of(env)
     agent = DDPG(observation_size, action_size, args)
-    replay = ReplayMemory(args.buffer_size, observation_size, action_size, rng)
-    theta, dt = (args.ou_theta, args.ou_dt) if args.noise == "ou" else (1.0, 1.0)  # θ dt = 1 has no memory: Gaussian
-    noise = OrnsteinUhlenbeckNoise(action_size, args.noise_sigma, theta, dt, rng)
+    replay = ReplayBuffer(args.buffer_size, observation_size, action_size, rng)
+    noise = make_noise(action_size, args, rng)
+    training = Training(agent, replay, rng, env, Progress())
 
-    with Run(args, agent, replay, rng, env) as run:
-        if args.eval_every and run.step == 0:
-            run.evaluate()
-        observation, _ = env.reset(seed=None if run.step else args.seed)
-        for step in range(run.step + 1, args.total_timesteps + 1):
-            run.step = step
-            # Act: at random at first, then by the policy plus noise. What is clipped here is executed and stored.
-            noise_scale = max(0.0, 1 - step / args.noise_decay_steps) if args.noise_decay_steps else 1.0
+    with open_run(args, training) as run:  # with --resume: brings back the last checkpoint
+        progress = training.progress
+        is_new = progress.step == 0
+        if is_new and args.eval_every:
+            run.evaluate()  # the untrained policy
+        observation, _ = env.reset(seed=args.seed if is_new else None)  # None: go on as restored
+        noise.reset()
+        for step in range(progress.step + 1, args.total_timesteps + 1):
+            progress.step = step
+
+            # Act: at random at first, then by the policy plus noise. The clipped action is the one
+            # that is executed, and the one that is stored.
             if step <= args.learning_starts:
                 action = rng.uniform(-1, 1, action_size).astype(np.float32)
             else:
-                action = np.clip(agent.act(observation) + noise_scale * noise.sample(), -1, 1)
+                action = np.clip(agent.act(observation) + noise.sample(), -1, 1)
             next_observation, reward, terminated, truncated, _ = env.step(action)
 
-            # Store: at a time limit, too, the true next observation and terminated = 0
+            # Store the true next observation, also at a time limit
             replay.add(observation, action, reward, terminated, next_observation)
             observation = next_observation
 
-            # Learn
-            values = {}
+            # Learn: sample a minibatch; update critic, actor and targets
             if step > args.learning_starts:
-                scale = 1 - step / args.total_timesteps if args.anneal else 1.0  # of both learning rates
-                values = agent.update(replay.sample(args.batch_size), scale, read=step % LOG_EVERY == 0)
+                learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
+                metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
+                if step % LOG_EVERY == 0:
+                    run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ is constant
 
-            # Log, evaluate, save
-            run.after_step(reward, values, {"noise_sigma": args.noise_sigma * noise_scale})
+            # Count and evaluate
+            run.after_step(reward)
+            if args.eval_every and step % args.eval_every == 0:
+                run.evaluate()
+
+            # The next episode begins, perhaps after a checkpoint
             if terminated or truncated:
-                env = run.after_episode()  # another one after a checkpoint
+                run.after_episode()
+                if run.is_checkpoint_due():
+                    # The environment itself cannot be saved (a Box2D world, for one), only its
+                    # random state. A resumed run starts a new environment with that. Here, this
+                    # run does the same, so that both continue identically.
+                    env = training.replace_env(make_env(args.env_id))
+                    run.save_checkpoint()
                 observation, _ = env.reset()
-                noise.restart()
-        if args.eval_every and run.latest["step"] < run.step:
+                noise.reset()
+
+        if args.eval_every and progress.latest_evaluation["step"] < progress.step:
             run.evaluate()
-        run.save("last")
+        save_agent(run.path / f"last{SUFFIX}", args, agent)
 
 
-# -------------------------------------------------------------------------------------------------- the environment
-class RunError(Exception):
-    """What is wrong and what to do, for the person at the keyboard: main() prints it in one line and exits with 2."""
+def make_noise(
+    action_size: int, args: Args, rng: np.random.Generator
+) -> OrnsteinUhlenbeckNoise | GaussianNoise:
+    """The exploration noise that --noise names."""
+    if args.noise == "ou":
+        return OrnsteinUhlenbeckNoise(action_size, args.noise_sigma, args.ou_theta, args.ou_dt, rng)
+    return GaussianNoise(action_size, args.noise_sigma, rng)
 
 
-def finite(value: np.ndarray | float, name: str) -> np.ndarray | float:
-    """The value itself; RunError if any of it is NaN or infinite."""
+def prepare_framework(args: Args) -> None:
+    """Sets device, threads and seeds for the whole process; RunError without such a device."""
+    if not tf.config.list_physical_devices(args.device.upper()):
+        hint = "TensorFlow has none here (tensorflow-cpu never has); use --device cpu"
+        raise RunError(f"--device {args.device}: {hint}")
+    # RuntimeError: TensorFlow runs already, in the program around this, and stays as it is
+    with suppress(RuntimeError):
+        if args.device == "cpu":
+            tf.config.set_visible_devices([], "GPU")
+    with suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(args.num_threads)
+    tf.config.experimental.enable_op_determinism()  # on a GPU, too, one seed is one run
+    keras.utils.set_random_seed(args.seed)  # of Python, NumPy and TensorFlow
+
+
+# ---------------------------------------------------------------------------------- a run's state
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    episode: int = 0
+    episodic_return: float = 0.0  # so far, of the current episode
+    episode_length: int = 0  # so far, of the current episode
+    last_returns: list[float] = field(default_factory=list)  # of the last 100 training episodes
+    solved_at_step_by: dict[str, int] = field(default_factory=dict)  # by "training", "evaluation"
+    best_evaluation: dict | None = None  # step, mean, std
+    latest_evaluation: dict | None = None
+    seconds: float = 0.0  # of wall time, until the last checkpoint
+
+
+@dataclass
+class Training:
+    """Everything that changes while a run trains.
+
+    A checkpoint holds what state() returns. If you add a part that changes (priorities of
+    transitions, running averages of observations), add it here: as a field, and in state() and
+    set_state(). The noise is not here: each episode resets it, and checkpoints are saved between
+    episodes. Nor is the framework's generator: it draws the initial weights and nothing else.
+    """
+
+    agent: DDPG
+    replay: ReplayBuffer
+    rng: np.random.Generator
+    env: gym.Env
+    progress: Progress
+
+    def state(self) -> dict:
+        return {
+            "agent": self.agent.state(),
+            "replay": self.replay.state(),
+            "rng": self.rng.bit_generator.state,
+            "env_rng": self.env.unwrapped.np_random.bit_generator.state,
+            "progress": asdict(self.progress),
+        }
+
+    def set_state(self, state: dict) -> None:
+        self.agent.set_state(state["agent"])
+        self.replay.set_state(state["replay"])
+        self.rng.bit_generator.state = state["rng"]
+        self.env.unwrapped.np_random.bit_generator.state = state["env_rng"]
+        self.progress = Progress(**state["progress"])
+
+    def replace_env(self, env: gym.Env) -> gym.Env:
+        """Replaces the environment: keeps its random state and closes the old one."""
+        env.unwrapped.np_random = self.env.unwrapped.np_random
+        self.env.close()
+        self.env = env
+        return env
+
+
+# --------------------------------------------------------------------------------- the environment
+Policy = Callable[[np.ndarray], np.ndarray]  # an observation (S,) to an action (A,) in [-1, 1]
+
+
+class CheckedEnv(gym.Wrapper):
+    """An environment as the agent needs it: actions (A,) in [-1, 1], observations (S,) float32.
+
+    RunError if an action, an observation or a reward is not finite.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.low = env.action_space.low
+        self.high = env.action_space.high
+        self.action_space = gym.spaces.Box(-1.0, 1.0, self.low.shape)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self.checked_observation(observation), info
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        check_finite(action, "the actor's output (try lower learning rates)")
+        scaled = (self.low * (1 - action) + self.high * (1 + action)) / 2  # exact at both ends
+        action = np.clip(scaled, self.low, self.high)  # elsewhere, rounding may exceed the bounds
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation = self.checked_observation(observation)
+        reward = np.float32(reward)  # as the replay buffer keeps it
+        check_finite(reward, "the reward")
+        return observation, reward.item(), terminated, truncated, info
+
+    def checked_observation(self, observation: np.ndarray) -> np.ndarray:
+        """A float32 copy: some environments reuse the array that they return."""
+        observation = np.array(observation, np.float32)
+        check_finite(observation, "the observation")
+        return observation
+
+
+def check_finite(value: np.ndarray | float, name: str) -> None:
+    """RunError, naming the value, if any of it is NaN or infinite."""
     if not np.isfinite(value).all():
         raise RunError(f"{name} is not finite: {value}")
-    return value
 
 
-def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = False) -> gym.Env:
-    """Makes an environment with actions (A,) in [-1, 1] and observations (S,), both float32; RunError if unsuitable."""
-    options = {"render_mode": "rgb_array" if video else render_mode} if video or render_mode else {}
-    try:
-        env = gym.make(env_id, **options)
-    except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3 are registered, but gone
-        env = gym.make(env_id.rpartition("-v")[0], **options)  # without a version, gymnasium makes the newest
-        print(f"{env_id} is retired: running the current version, {env.spec.id}")
-    actions, observations = env.action_space, env.observation_space
-    if not isinstance(actions, gym.spaces.Box) or len(actions.shape) != 1 or not actions.is_bounded():
-        raise RunError(f"{env_id} has the actions {actions}: DDPG needs continuous vectors, bounded (discrete: dqn.py)")
-    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
-        raise RunError(f"{env_id} observes {observations}: needed is a vector (see gymnasium's FlattenObservation)")
+def make_env(env_id: str, render_mode: str | None = None, video: Path | None = None) -> gym.Env:
+    """Makes an environment; RunError if DDPG cannot learn in it.
+
+    `video`: records the first episode as <video>-episode-0.mp4; then no render_mode is needed.
+    """
+    env = make_current_version(env_id, "rgb_array" if video else render_mode)
+    check_spaces(env, env_id)
     if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
-        raise RunError(f"{env_id} has no render mode {env.render_mode}: leave out --render and --capture-video")
+        hint = "leave out --render and --capture-video"
+        raise RunError(f"{env_id} has no render mode {env.render_mode}: {hint}")
     if video:
-        env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
-    low, high, box = actions.low, actions.high, gym.spaces.Box(-1.0, 1.0, actions.shape)
-    env = gym.wrappers.TransformAction(env, lambda a: np.clip((low * (1 - a) + high * (1 + a)) / 2, low, high), box)
-    env = gym.wrappers.TransformAction(env, lambda a: finite(a, "the actor's output (try lower learning rates)"), box)
-    env = gym.wrappers.TransformObservation(env, lambda x: finite(np.array(x, np.float32), "the observation"), None)
-    return gym.wrappers.TransformReward(env, lambda x: finite(np.float32(x), "the reward").item())
+        env = record_first_episode(env, video)
+    return CheckedEnv(env)
 
 
-def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray | int], episodes: int, seed: int) -> list[float]:
-    """Plays without noise from the start states seed, seed + 1, …, then closes env. Gives every episode's return."""
-    returns = [0.0] * episodes
+def make_current_version(env_id: str, render_mode: str | None) -> gym.Env:
+    """Makes the environment, or its current version if this one is retired."""
+    options = {"render_mode": render_mode} if render_mode else {}
+    with warnings.catch_warnings(record=True) as issued:
+        try:
+            env = gym.make(env_id, **options)
+        except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3
+            env = gym.make(env_id.rpartition("-v")[0], **options)  # takes the newest version
+            issued.clear()  # two long warnings, which say the same as this line
+            print(f"{env_id} is retired: running the current version, {env.spec.id}")
+    for warning in issued:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return env
+
+
+def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
+    """Records the first episode as <video>-episode-0.mp4."""
+    with warnings.catch_warnings():
+        # gymnasium warns that the folder has videos: those of earlier evaluations, which stay
+        warnings.filterwarnings("ignore", ".*Overwriting existing videos")
+        return gym.wrappers.RecordVideo(
+            env, str(video.parent), episode_trigger=lambda i: i == 0, name_prefix=video.name
+        )
+
+
+def current_id(env_id: str, env: gym.Env) -> str:
+    """The id with the version of `env`: the current one, if that of the id is retired."""
+    return re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", env_id)
+
+
+def check_spaces(env: gym.Env, env_id: str) -> None:
+    """RunError unless actions are bounded vectors and observations are vectors."""
+    actions = env.action_space
+    is_vector = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
+    if not is_vector or not actions.is_bounded():
+        needs = "DDPG needs continuous vectors, bounded (for discrete actions: dqn.py)"
+        raise RunError(f"{env_id} has the actions {actions}: {needs}")
+    observations = env.observation_space
+    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
+        needs = "a vector is needed (see gymnasium.wrappers.FlattenObservation)"
+        raise RunError(f"{env_id} observes {observations}: {needs}")
+
+
+def sizes_of(env: gym.Env) -> list[int]:
+    """Size of an observation, S, and size of an action, A."""
+    return [env.observation_space.shape[0], env.action_space.shape[0]]
+
+
+def reward_threshold(env: gym.Env) -> float:
+    """The mean return at which gymnasium calls the task solved; infinite if it names none."""
+    threshold = env.unwrapped.spec.reward_threshold
+    return np.inf if threshold is None else threshold
+
+
+def episodic_returns(env: gym.Env, policy: Policy, episodes: int, seed: int) -> list[float]:
+    """The return of each episode that the policy plays without noise.
+
+    Start states are those of the seeds seed, seed + 1, …; closes the environment at the end.
+    """
+    returns = []
     for episode in range(episodes):
         observation, _ = env.reset(seed=seed + episode)
+        episodic_return = 0.0
         terminated = truncated = False
         while not (terminated or truncated):
             observation, reward, terminated, truncated, _ = env.step(policy(observation))
-            returns[episode] += reward
+            episodic_return += reward
+        returns.append(episodic_return)
     env.close()
     return returns
 
 
-# ------------------------------------------------------------------------------------------------ TensorFlow's files
-SUFFIX, LIBRARIES = ".npz", (gym, np, tf, keras)  # of files of weights; whose versions args.json names
-
-
-def save(path: Path, content: dict) -> None:
-    """Writes a .json, or a .npz of arrays, numbers, strings and containers; atomically, so that no crash halves it."""
-    content, data, arrays = {"script": SCRIPT, **content}, BytesIO(), []
-    text = json.dumps(content, indent=2, default=lambda x: arrays.append(x) or {"array": f"arr_{len(arrays)}"})
-    data.write(text.encode()) if path.suffix == ".json" else np.savez(data, text, *arrays)  # text is its arr_0
-    (new := path.with_name(f"{path.name}.new")).write_bytes(data.getbuffer())
-    os.replace(new, path)
-
-
-def load(path: Path) -> dict:
-    """What save() wrote. numpy refuses pickles: code in a hostile file does not run."""
-    with explaining(f"{path} is missing, damaged or foreign"):
-        file = {"arr_0": path.read_text()} if path.suffix == ".json" else np.load(BytesIO(path.read_bytes()))
-        content = json.loads(str(file["arr_0"]), object_hook=lambda x: file[x["array"]] if "array" in x else x)
-        if content["script"] != SCRIPT:
-            raise RunError(f"it was written by {content['script']}.py: use that script")
-        return content
-
-
-# ---------------------------------------------------------------------------------------------------------- the run
-SCRIPT = Path(__file__).stem
-LOG_EVERY = 100  # steps between two readings of the update's values, each of which makes the device wait
-EVALUATION_SEED = 1_000_000  # added to --seed: start states that training does not begin with
+# ------------------------------------------------------------------------------------------- files
+SCRIPT = Path(__file__).stem  # noted in .json files and weights: a script loads only its own
 
 
 @contextmanager
-def explaining(trouble: str) -> Iterator[None]:
-    """Puts whatever goes wrong inside into one line: damaged files make libraries raise nearly anything."""
+def as_run_error(message: str) -> Iterator[None]:
+    """Turns any error inside into a RunError: damaged files make libraries raise anything."""
     try:
         yield
     except Exception as error:
-        raise RunError(f"{trouble}: {str(error)[:150]}") from error
+        raise RunError(f"{message}: {str(error)[:150]}") from error
 
 
-def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray | int], Args]:
-    """The policy of a run's best or last weights, as agent.act gives it, and the arguments of its training."""
-    content = load(Path(path))
-    with explaining(f"{path} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
-        args = Args(**{name: "cpu" if name == "device" else x for name, x in content["args"].items()})
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Writes the file as a whole: a process killed meanwhile leaves the old one."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(data)
+    os.replace(new, path)
+
+
+def save_json(path: Path, content: dict) -> None:
+    """Writes numbers, strings and containers."""
+    write_atomically(path, json.dumps({"script": SCRIPT, **content}, indent=2).encode())
+
+
+def load_json(path: Path) -> dict:
+    """What save_json wrote; RunError if the file is of another program, or damaged."""
+    with as_run_error(f"{path} is missing, damaged or foreign"):
+        content = json.loads(path.read_text())
+        check_script(content["script"])
+    return content
+
+
+def check_script(script: str) -> None:
+    """RunError if another script has written the file."""
+    if script != SCRIPT:
+        raise RunError(f"it was written by {script}.py: use that script")
+
+
+# -------------------------------------------------------------------------------------- npz files
+SUFFIX = ".npz"
+LIBRARIES = (gym, np, tf, keras)  # whose versions args.json names
+
+
+def save_weights(path: Path, content: dict) -> None:
+    """Writes arrays, numbers and strings, in dicts and lists, as an .npz of named arrays.
+
+    {"replay": {"rows": rows}} becomes the array replay/rows. All else becomes JSON text.
+    """
+    data = BytesIO()
+    np.savez(data, **flatten({"script": SCRIPT, **content}))
+    write_atomically(path, data.getbuffer())
+
+
+def flatten(content: dict, prefix: str = "") -> dict[str, np.ndarray]:
+    """One dict of arrays, named by the keys that lead to them: replay/rows."""
+    arrays = {}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:  # an empty one becomes text
+            arrays.update(flatten(value, f"{name}/"))
+        elif isinstance(value, np.ndarray):
+            arrays[name] = value
+        else:
+            arrays[name] = np.array(json.dumps(value))
+    return arrays
+
+
+def load_weights(path: Path) -> dict:
+    """What save_weights wrote; RunError if it is foreign or damaged."""
+    with as_run_error(f"{path} is missing, damaged or foreign"):
+        with np.load(path, allow_pickle=False) as file:  # runs no code of a hostile file
+            content = unflatten(dict(file))
+        check_script(content["script"])
+    return content
+
+
+def unflatten(arrays: dict[str, np.ndarray]) -> dict:
+    """The nested dicts that flatten() has made flat."""
+    content = {}
+    for name, value in arrays.items():
+        *parents, key = name.split("/")
+        inner = content
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        is_text = value.dtype.kind == "U"
+        inner[key] = json.loads(value.item()) if is_text else value
+    return content
+
+
+def check_weights(agent: DDPG) -> None:
+    """RunError if a weight or a moment of an optimiser is not finite: that is never saved."""
+    if not all(np.isfinite(array).all() for array in agent.state().values()):
+        raise RunError("weights or optimiser moments are not finite (try lower learning rates)")
+
+
+# ------------------------------------------------------------------------------ the run's directory
+def run_path(args: Args) -> Path:
+    """The directory that --resume or --run-name names, else a new one."""
+    if args.resume:
+        return Path(args.resume)
+    name = args.run_name
+    if not name:
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path(args.runs_dir, re.sub(r"[^\w-]", "-", name))  # a name that Windows accepts
+
+
+@contextmanager
+def locked_directory(path: Path, is_new: bool) -> Iterator[None]:
+    """Makes the directory of a new run; keeps other processes out of it inside the `with`."""
+    try:
+        path.mkdir(parents=True, exist_ok=not is_new)
+    except FileExistsError:
+        hint = "choose another --run-name, or continue it with --resume"
+        raise RunError(f"{path} exists: {hint}") from None
+    lock = filelock.FileLock(path / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise RunError(f"{path} is in use: another process writes to it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def log_files(path: Path) -> list[Path]:
+    """The CSVs and TensorBoard's files that a run has written so far."""
+    csvs = [path / f"{name}.csv" for name in ("episodes", "evaluations", "updates")]
+    return [*(csv for csv in csvs if csv.exists()), *path.glob("events.out.tfevents.*")]
+
+
+def cut_logs(path: Path, log_sizes: dict[str, int]) -> None:
+    """Cuts the logs back to the checkpoint: the resumed run logs the rest again."""
+    for log in log_files(path):
+        if log.name in log_sizes:
+            os.truncate(log, log_sizes[log.name])
+        else:
+            log.unlink()
+
+
+# -------------------------------------------------------------------------- agents and checkpoints
+def save_agent(file: Path, args: Args, agent: DDPG) -> None:
+    """Writes an agent, for --evaluate and load_policy."""
+    check_weights(agent)
+    content = {"args": asdict(args), "sizes": agent.sizes, "agent": agent.state()}
+    save_weights(file, content)
+
+
+def load_agent(file: Path) -> tuple[DDPG, Args]:
+    """The agent in a file, and the arguments that it was trained with."""
+    content = load_weights(file)
+    with as_run_error(f"{file} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
+        args = Args(**content["args"])
+        args.device = "cpu"  # wherever it was trained
         agent = DDPG(*content["sizes"], args)
         agent.set_state(content["agent"])
-        return agent.act, args
+    return agent, args
 
 
-class Run(AbstractContextManager):
-    """A run's directory and all that goes into it: logs, evaluations, checkpoints, plots."""
+def load_policy(file: Path | str) -> tuple[Policy, Args]:
+    """For your own programs: the policy in a file, and the arguments that it was trained with.
 
-    def __init__(self, args: Args, agent: DDPG, replay: ReplayMemory, rng: np.random.Generator, env: gym.Env) -> None:
-        """Makes the directory, or opens the one to resume and restores its checkpoint; RunError if it is taken."""
-        wandb = __import__("wandb") if args.track else None  # before anything is written
-        self.args, self.agent, self.replay, self.rng, self.env = args, agent, replay, rng, env
-        self.step = self.episode = self.checkpointed = self.length = self.seconds = self.episodic_return = 0
-        self.returns, self.solved, self.best, self.latest = [], {}, None, None  # returns: of the last 100 episodes
-        self.threshold = np.inf if (x := env.unwrapped.spec.reward_threshold) is None else x
-        name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w-]", "-", name)))  # a name for Windows, too
-        try:
-            self.path.mkdir(parents=True, exist_ok=args.resume is not None)
-            self.lock = filelock.FileLock(self.path / ".lock").acquire(blocking=False)
-        except FileExistsError:
-            raise RunError(f"{self.path} exists: choose another --run-name, or continue it with --resume") from None
-        except filelock.Timeout:
-            raise RunError(f"{self.path} is in use: another process writes to it") from None
-        path, log_sizes = self.path / f"checkpoint{SUFFIX}", {}
-        if path.exists():
-            state = load(path)
-            with explaining(f"{path} does not fit args.json"):
-                if state["args"]["env_id"] != args.env_id:
-                    raise RunError(f"it is of {state['args']['env_id']}")
-                agent.set_state(state["agent"])
-                replay.rows[: len(state["rows"])], replay.added = state["rows"], state["added"]
-                rng.bit_generator.state, env.unwrapped.np_random.bit_generator.state = state["rng"], state["env_rng"]
-                vars(self).update(state["run"], checkpointed=state["run"]["step"])
-                log_sizes = state["log_sizes"]
-                if state["best"] is not None:
-                    (self.path / f"best{SUFFIX}").write_bytes(np.asarray(state["best"]).tobytes())
-        versions = {"python": sys.version} | {library.__name__: library.__version__ for library in LIBRARIES}
-        save(self.path / "args.json", {"args": asdict(args), "versions": versions})
-        for log in self.logs():  # what came after the checkpoint will be logged again
-            os.truncate(log, log_sizes[log.name]) if log.name in log_sizes else log.unlink()
-        sys.modules["tensorboard.compat.notf"] = sys  # TensorBoard's switch, else it loads TensorFlow where it can
-        self.events = tensorboard.summary.Writer(str(self.path))
-        with explaining("W&B does not start (WANDB_MODE=offline works without an account)"):
-            self.wandb = wandb and wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
-        self.began = time.monotonic() - self.seconds
-        self.plain, every = (None, 0.1) if sys.stderr.isatty() else (StringIO(), 10)  # s; lines instead of a bar
-        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=self.plain, mininterval=every)
+    Its actions are in [-1, 1]: play in make_env(args.env_id), which scales them.
+    """
+    agent, args = load_agent(Path(file))
+    return agent.act, args
 
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if kind in (None, KeyboardInterrupt):
-            self.summarise()
-        self.events.close()
-        self.bar.close()
-        if isinstance(error, RunError | OSError):
-            saved = f"the checkpoint of step {self.checkpointed} is whole" if self.checkpointed else "no checkpoint yet"
-            raise RunError(f"step {self.step}: {error}; {saved}")
-        print(f"{'stopped' if kind else 'finished'} after {self.step} steps: {self.path}")
 
-    def after_step(self, reward: float, values: dict[str, float], exploration: dict[str, float]) -> None:
-        self.length, self.episodic_return = self.length + 1, self.episodic_return + reward
-        if self.bar.update() and self.plain:  # it would have been shown
+def write_checkpoint(path: Path, args: Args, training: Training) -> None:
+    """Writes all that an exact continuation needs: to be called between two episodes."""
+    check_weights(training.agent)
+    best = path / f"best{SUFFIX}"
+    content = {
+        "args": asdict(args),
+        "sizes": training.agent.sizes,  # so that --evaluate can play a checkpoint as well
+        **training.state(),
+        # A run that is killed later may have changed both: the best agent, and the logs
+        "best": np.fromfile(best, np.uint8) if best.exists() else None,
+        "log_sizes": {log.name: log.stat().st_size for log in log_files(path)},
+    }
+    save_weights(path / f"checkpoint{SUFFIX}", content)
+
+
+def restore_checkpoint(path: Path, args: Args, training: Training) -> dict[str, int]:
+    """Brings back the last checkpoint in the directory, if there is one.
+
+    Returns the size of each log file at that moment, in bytes.
+    """
+    checkpoint = path / f"checkpoint{SUFFIX}"
+    if not checkpoint.exists():
+        return {}
+    content = load_weights(checkpoint)
+    with as_run_error(f"{checkpoint} does not fit args.json"):
+        if content["args"]["env_id"] != args.env_id:
+            raise RunError(f"it is of {content['args']['env_id']}")
+        training.set_state(content)
+        best = content["best"]
+        log_sizes = content["log_sizes"]
+    if best is not None:
+        restore_best(path / f"best{SUFFIX}", np.asarray(best))
+    return log_sizes
+
+
+def restore_best(file: Path, content: np.ndarray) -> None:
+    """Writes the best agent so far, as it was at the checkpoint: the bytes of its file."""
+    write_atomically(file, content.tobytes())
+
+
+# ----------------------------------------------------------------------------------------- logging
+class Logger:
+    """Takes a run's values to CSVs, TensorBoard, Weights & Biases and a progress bar."""
+
+    def __init__(self, path: Path, args: Args, first_step: int) -> None:
+        self.path = path
+        self.events = open_tensorboard(path)
+        self.wandb_run = start_wandb(path, args) if args.track else None
+        self.on_terminal = sys.stderr.isatty()
+        self.bar = tqdm(  # without a terminal, count_step() prints it as plain lines
+            initial=first_step,
+            total=args.total_timesteps,
+            unit="step",
+            file=sys.stderr if self.on_terminal else StringIO(),
+            mininterval=0.1 if self.on_terminal else 10,  # seconds
+        )
+
+    def log(self, name: str, step: int, values: dict, csv_only: dict | None = None) -> None:
+        """Adds a row to NAME.csv; sends all but csv_only to TensorBoard and W&B, too."""
+        csv = self.path / f"{name}.csv"
+        row = pd.DataFrame([{"step": step, **values, **(csv_only or {})}])
+        row.to_csv(csv, mode="a", header=not csv.exists(), index=False, lineterminator="\n")
+        for key, value in values.items():
+            self.events.add_scalar(f"{name}/{key}", value, step)
+        if self.wandb_run:  # it ignores steps that it already has, as after --resume
+            named = {f"{name}/{key}": value for key, value in values.items()}
+            self.wandb_run.log(named, step=step)
+
+    def count_step(self) -> None:
+        """Moves the bar on; without a terminal, prints a line every ten seconds."""
+        is_refreshed = self.bar.update()
+        if is_refreshed and not self.on_terminal:
             print(self.bar)
-        if values:
-            finite(list(values.values()), f"{', '.join(values)} of the update (try lower learning rates)")
-            self.log("updates", {**values, **exploration})
-            self.events.add_scalar("SPS", self.step / (time.monotonic() - self.began), self.step)
-        if self.args.eval_every and self.step % self.args.eval_every == 0:
-            self.evaluate()
 
-    def after_episode(self) -> gym.Env:
-        self.episode += 1
-        self.returns = [*self.returns, self.episodic_return][-100:]
-        mean = float(np.mean(self.returns))
-        self.log("episodes", {"episode": self.episode, "return": self.episodic_return, "length": self.length})
-        self.bar.set_postfix({"episode": self.episode, "return": self.episodic_return, "100-episode mean": mean}, False)
-        if len(self.returns) == 100 and mean >= self.threshold and "training" not in self.solved:
-            self.solved["training"] = self.step
-            self.bar.write(f"step {self.step}: 100-episode mean of the training return has reached {self.threshold:g}")
-        self.episodic_return, self.length = 0.0, 0
-        if self.step // self.args.checkpoint_every > self.checkpointed // self.args.checkpoint_every:
-            self.checkpoint()
-        return self.env
+    def show(self, values: dict[str, float]) -> None:
+        """Shows the values beside the bar, from its next refresh on."""
+        self.bar.set_postfix(values, refresh=False)
+
+    def message(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self.bar.write(text)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Writes what is still to be written, and ends the W&B run with this exit code."""
+        self.bar.close()
+        if self.wandb_run:
+            self.wandb_run.finish(exit_code)
+        self.events.close()
+
+
+def open_tensorboard(path: Path) -> tensorboard.summary.Writer:
+    """TensorBoard's own writer."""
+    return tensorboard.summary.Writer(str(path))
+
+
+def start_wandb(path: Path, args: Args) -> object:
+    """Starts a run in Weights & Biases, or continues the one of the same id."""
+    import wandb
+
+    with as_run_error("W&B does not start (WANDB_MODE=offline works without an account)"):
+        return wandb.init(id=path.name, config=asdict(args), dir=path, resume="allow")
+
+
+# ----------------------------------------------------------------------------------------- the run
+@contextmanager
+def open_run(args: Args, training: Training) -> Iterator["Run"]:
+    """Locks a run's directory, restores its checkpoint, opens its logs; in the end closes all."""
+    if args.track:
+        importlib.import_module("wandb")  # if it is missing, say so before anything is written
+    path = run_path(args)
+    with locked_directory(path, is_new=not args.resume):
+        log_sizes = restore_checkpoint(path, args, training)
+        save_json(path / "args.json", {"args": asdict(args), "versions": versions()})
+        cut_logs(path, log_sizes)
+        progress = training.progress
+        logger = Logger(path, args, progress.step)
+        run = Run(args, training, path, logger)
+        outcome = "stopped"
+        try:
+            yield run
+            run.save_summary()
+            logger.close()
+            outcome = "finished"
+        except KeyboardInterrupt:
+            run.save_summary()
+            raise
+        except (RunError, OSError) as error:
+            raise RunError(f"step {progress.step}: {error}; {run.what_is_saved()}") from error
+        finally:
+            if outcome == "stopped":
+                with suppress(OSError):  # on a full disk: the error above has said so
+                    logger.close(exit_code=1)
+            print(f"{outcome} after {progress.step} steps: {path}")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide the numbers."""
+    found = {"python": sys.version}
+    for library in LIBRARIES:
+        found[library.__name__] = library.__version__
+    return found
+
+
+class Run:
+    """How a run logs, evaluates and saves; train() says when."""
+
+    def __init__(self, args: Args, training: Training, path: Path, logger: Logger) -> None:
+        self.args = args
+        self.training = training
+        self.progress = training.progress
+        self.path = path
+        self.logger = logger
+        self.threshold = reward_threshold(training.env)
+        self.checkpoint_step = self.progress.step  # of the last checkpoint
+        self.start_time = time.monotonic() - self.progress.seconds
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, without the time between a checkpoint and its resume."""
+        return time.monotonic() - self.start_time
+
+    def log_update(self, metrics: dict) -> None:
+        """Logs metrics, numbers or scalar tensors; RunError if one is not finite."""
+        values = {name: float(value) for name, value in metrics.items()}
+        for name, value in values.items():
+            check_finite(value, f"{name} of the update (try lower learning rates)")
+        step = self.progress.step
+        self.logger.log("updates", step, values)
+        # Steps per second, in TensorBoard alone: the CSVs of equal runs are equal files
+        self.logger.events.add_scalar("SPS", step / self.seconds(), step)
+
+    def after_step(self, reward: float) -> None:
+        """Adds the step to its episode and to the progress bar."""
+        self.progress.episode_length += 1
+        self.progress.episodic_return += reward
+        self.logger.count_step()
+
+    def after_episode(self) -> None:
+        """Logs the training episode that has ended, and begins to count the next one."""
+        progress = self.progress
+        progress.episode += 1
+        progress.last_returns = [*progress.last_returns, progress.episodic_return][-100:]
+        row = {
+            "episode": progress.episode,
+            "return": progress.episodic_return,
+            "length": progress.episode_length,
+        }
+        self.logger.log("episodes", progress.step, row)
+        mean = float(np.mean(progress.last_returns))
+        shown = {"episode": progress.episode, "return": progress.episodic_return}
+        self.logger.show({**shown, "100-episode mean": mean})
+        is_solved = len(progress.last_returns) == 100 and mean >= self.threshold
+        if is_solved and "training" not in progress.solved_at_step_by:
+            progress.solved_at_step_by["training"] = progress.step
+            reached = f"100-episode mean of the training return has reached {self.threshold:g}"
+            self.logger.message(f"step {progress.step}: {reached}")
+        progress.episodic_return = 0.0
+        progress.episode_length = 0
 
     def evaluate(self) -> None:
-        env = make_env(self.args.env_id, video=self.args.capture_video and self.path / "videos" / f"step-{self.step}")
-        returns = evaluate(env, self.agent.act, self.args.eval_episodes, self.args.seed + EVALUATION_SEED)
-        mean, std = float(np.mean(returns)), float(np.std(returns))
-        self.log("evaluations", {"mean": mean, "std": std}, {f"episode_{i}": x for i, x in enumerate(returns)})
-        self.bar.write(f"step {self.step}: evaluation {mean:.1f} ± {std:.1f}")
-        self.latest = {"step": self.step, "mean": mean, "std": std}
+        """Plays without noise in an environment of its own, and logs it; saves the best agent."""
+        progress = self.progress
+        video = self.path / "videos" / f"step-{progress.step}" if self.args.capture_video else None
+        returns = episodic_returns(
+            make_env(self.args.env_id, video=video),
+            self.training.agent.act,
+            self.args.eval_episodes,
+            self.args.seed + EVALUATION_SEED,
+        )
+        mean = float(np.mean(returns))
+        std = float(np.std(returns))
+        episodes = {f"episode_{i}": x for i, x in enumerate(returns)}
+        self.logger.log("evaluations", progress.step, {"mean": mean, "std": std}, episodes)
+        self.logger.message(f"step {progress.step}: evaluation {mean:.1f} ± {std:.1f}")
+        progress.latest_evaluation = {"step": progress.step, "mean": mean, "std": std}
         if mean >= self.threshold:
-            self.solved.setdefault("evaluation", self.step)
-        if self.best is None or mean > self.best["mean"]:
-            self.best = self.latest
-            self.save("best")
+            progress.solved_at_step_by.setdefault("evaluation", progress.step)
+        if progress.best_evaluation is None or mean > progress.best_evaluation["mean"]:
+            progress.best_evaluation = progress.latest_evaluation
+            save_agent(self.path / f"best{SUFFIX}", self.args, self.training.agent)
 
-    def log(self, name: str, values: dict[str, float], csv_only: dict[str, float] | None = None) -> None:
-        path = self.path / f"{name}.csv"
-        row = pd.DataFrame([{"step": self.step, **values, **(csv_only or {})}])
-        row.to_csv(path, mode="a", header=not path.exists(), index=False, lineterminator="\n")
-        for key, value in values.items():
-            self.events.add_scalar(f"{name}/{key}", value, self.step)
-        if self.wandb:  # which ignores steps that it already has, as after --resume
-            self.wandb.log({f"{name}/{key}": value for key, value in values.items()}, step=self.step)
+    def is_checkpoint_due(self) -> bool:
+        """Whether a multiple of --checkpoint-every steps has passed since the last one."""
+        every = self.args.checkpoint_every
+        return self.progress.step // every > self.checkpoint_step // every
 
-    def logs(self) -> list[Path]:
-        csvs = (self.path / f"{name}.csv" for name in ("episodes", "evaluations", "updates"))
-        return [*(file for file in csvs if file.exists()), *self.path.glob("events.out.tfevents.*")]
+    def save_checkpoint(self) -> None:
+        """Saves all that --resume needs; renews the summary and the plots."""
+        self.progress.seconds = self.seconds()
+        self.logger.events.flush()  # the checkpoint notes the size of the logs
+        write_checkpoint(self.path, self.args, self.training)
+        self.checkpoint_step = self.progress.step
+        self.save_summary()
 
-    def checkpoint(self) -> None:
-        """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
-        self.seconds = time.monotonic() - self.began
-        self.events.flush()
-        old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
-        self.env.unwrapped.np_random = old.unwrapped.np_random
-        old.close()
-        more = {"rows": self.replay.rows[: len(self.replay)], "added": self.replay.added}
-        more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
-        more["best"] = np.fromfile(self.path / f"best{SUFFIX}", np.uint8) if self.best else None
-        more["run"] = {k: vars(self)[k] for k in ("step", "episode", "seconds", "returns", "solved", "best", "latest")}
-        more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
-        self.save("checkpoint", **more)
-        self.checkpointed = self.step
-        self.summarise()
+    def what_is_saved(self) -> str:
+        """Where --resume would go on, in words."""
+        if self.checkpoint_step == 0:
+            return "no checkpoint yet"
+        return f"the checkpoint of step {self.checkpoint_step} is whole"
 
-    def save(self, name: str, **more: object) -> None:
-        finite(self.agent.magnitude(), "the sum of all weights and moments (try lower learning rates)")
-        content = {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state()}
-        save(self.path / f"{name}{SUFFIX}", {**content, **more})
-
-    def summarise(self) -> None:
-        summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": time.monotonic() - self.began}
-        summary |= {"steps_per_second": self.step / summary["wall_time_seconds"], "solved_at_step_by": self.solved}
-        save(self.path / "summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
-        plot(self.path, [log for log in self.logs() if log.suffix == ".csv"], self.threshold)
+    def save_summary(self) -> None:
+        """Writes summary.json and draws the learning curve."""
+        progress = self.progress
+        seconds = self.seconds()
+        summary = {
+            "steps": progress.step,
+            "episodes": progress.episode,
+            "wall_time_seconds": seconds,
+            "steps_per_second": progress.step / seconds,
+            "solved_at_step_by": progress.solved_at_step_by,
+            "final_evaluation": progress.latest_evaluation,
+            "best_evaluation": progress.best_evaluation,
+        }
+        save_json(self.path / "summary.json", summary)
+        plot(self.path, self.threshold)
 
 
-def plot(path: Path, csvs: list[Path], threshold: float) -> None:
+def plot(path: Path, threshold: float) -> None:
     """Draws learning_curve.png and .pdf of the run in `path` from its CSVs."""
-    logs = {file.stem: pd.read_csv(file, index_col="step") for file in csvs}
+    logs = {}
+    for log in log_files(path):
+        if log.suffix == ".csv":
+            logs[log.stem] = pd.read_csv(log, index_col="step")
     figure = Figure(figsize=(8, 7), layout="constrained")
-    returns, values, lengths = figure.subplot_mosaic("rr;vl", height_ratios=[3, 2]).values()
-    if (log := logs.get("episodes")) is not None:
-        returns.plot(log["return"], ".", color="0.7", ms=4, label="training episode")
-        returns.plot(log["return"].rolling(100, min_periods=1).mean(), lw=2, label="mean of the last 100 of these")
-        lengths.plot(log["length"], ".", color="0.5", ms=4)
-    if (log := logs.get("evaluations")) is not None:
-        returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label="evaluation, mean ± std")
-    if (log := logs.get("updates")) is not None:
-        for (name, column), style in zip(log.rolling(10, 1).mean().items(), ("C0:", "C1--", "k-"), strict=False):
-            values.plot(column, style, label=f"{name}, mean of 10")
-        values.legend()
-    if np.isfinite(threshold):
-        returns.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
-    returns.legend()
-    returns.set(title=path.name, xlabel="step", ylabel="return")
-    values.set(xlabel="step", ylabel="value, loss", yscale="symlog")
-    lengths.set(xlabel="step", ylabel="episode length")
+    axes = figure.subplot_mosaic(
+        [["returns", "returns"], ["updates", "lengths"]], height_ratios=[3, 2]
+    )
+    plot_returns(axes["returns"], logs, threshold)
+    axes["returns"].set_title(path.name)
+    if "updates" in logs:
+        plot_updates(axes["updates"], logs["updates"])
+    axes["updates"].set(xlabel="step", ylabel="value, loss", yscale="symlog")
+    if "episodes" in logs:
+        axes["lengths"].plot(logs["episodes"]["length"], ".", color="0.5", ms=4)
+    axes["lengths"].set(xlabel="step", ylabel="episode length")
     for suffix in ("png", "pdf"):
         figure.savefig(path / f"learning_curve.{suffix}", dpi=150)
 
 
-# -------------------------------------------------------------------------------------------------- the command line
+def plot_returns(axes: Axes, logs: dict[str, pd.DataFrame], threshold: float) -> None:
+    """Plots training episodes, with exploration, and evaluations, without."""
+    if "episodes" in logs:
+        returns = logs["episodes"]["return"]
+        mean = returns.rolling(100, min_periods=1).mean()
+        axes.plot(returns, ".", color="0.7", ms=4, label="training episode")
+        axes.plot(mean, lw=2, label="mean of the last 100 of these")
+    if "evaluations" in logs:
+        log = logs["evaluations"]
+        style = {"fmt": "ko--", "ms": 4, "lw": 1}
+        axes.errorbar(log.index, log["mean"], log["std"], **style, label="evaluation, mean ± std")
+    if np.isfinite(threshold):
+        axes.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    axes.set(xlabel="step", ylabel="return")
+
+
+def plot_updates(axes: Axes, log: pd.DataFrame) -> None:
+    """Plots the first three of the metrics that update() returns."""
+    for name, style in zip(log.columns[:3], ("C0:", "C1--", "k-"), strict=True):
+        axes.plot(log[name].rolling(10, min_periods=1).mean(), style, label=f"{name}, mean of 10")
+    axes.legend()
+
+
+# -------------------------------------------------------------------------------- the command line
 def check(args: Args) -> None:
-    """Raises RunError, naming the flag, if a value is out of range, or NaN."""
+    """RunError, naming the flag, if a value is out of range."""
+    least_batch_size = 2 if args.norm == "batch" else 1
+    largest_dt = 2 / max(args.ou_theta, 1e-9)  # beyond it, Euler's method diverges
     ranges = {
-        "gamma tau": (0, 1),
-        "total_timesteps buffer_size eval_episodes checkpoint_every num_threads": (1, 2**31),
+        "actor_learning_rate": (0, 1e9),
+        "critic_learning_rate": (0, 1e9),
+        "weight_decay": (0, 1e9),
+        "gamma": (0, 1),
+        "tau": (0, 1),
+        "buffer_size": (1, 2**31),
+        "batch_size": (least_batch_size, args.buffer_size),
         "hidden_sizes": (1, 2**15),
-        "batch_size": (2 if args.norm == "batch" else 1, args.buffer_size),
-        "seed eval_every learning_starts noise_decay_steps": (0, 2**31),
-        "actor_learning_rate critic_learning_rate weight_decay noise_sigma ou_theta": (0, 1e9),
-        "ou_dt": (0, 2 / max(args.ou_theta, 1e-9)),  # beyond, OU noise would grow without end
+        "learning_starts": (0, 2**31),
+        "noise_sigma": (0, 1e9),
+        "ou_theta": (0, 1e9),
+        "ou_dt": (0, largest_dt),
+        "total_timesteps": (1, 2**31),
+        "seed": (0, 2**31),
+        "eval_every": (0, 2**31),
+        "eval_episodes": (1, 2**31),
+        "num_threads": (1, 2**31),
+        "checkpoint_every": (1, 2**31),
     }
-    for names, (low, high) in ranges.items():
-        for name in names.split():
-            if not low <= np.min(value := getattr(args, name, low) or 0) <= np.max(value) <= high:
-                raise RunError(f"--{name.replace('_', '-')} is {value}: it has to be from {low} to {high}")
+    for name, (low, high) in ranges.items():
+        check_range(name, getattr(args, name), low, high)
+
+
+def check_range(name: str, value: float | tuple, low: float, high: float) -> None:
+    """RunError unless the value, or each value of a tuple, lies in [low, high]; NaN does not."""
+    for number in np.atleast_1d(value):
+        if not low <= number <= high:
+            flag = f"--{name.replace('_', '-')}"
+            raise RunError(f"{flag} is {value}: it has to be from {low} to {high}")
+
+
+def given_flags() -> set[str]:
+    """The flags on the command line, as --eval-every: tyro does not say which were given."""
+    flags = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    return {flag.replace("_", "-") for flag in flags}
 
 
 def args_to_resume(args: Args, flags: set[str]) -> Args:
-    """The arguments in the args.json of the run to resume, with the larger --total-timesteps if one was given."""
-    if others := flags - {"--resume", "--total-timesteps"}:
-        raise RunError(f"--resume takes everything from the run's args.json: leave out {', '.join(sorted(others))}")
-    content = load(path := Path(args.resume, "args.json"))
-    with explaining(f"cannot use {path}"):
-        old = Args(**{**content["args"], "resume": args.resume})
-        check(old)
+    """The arguments of the run to resume, with the larger --total-timesteps if one is given."""
+    others = flags - {"--resume", "--total-timesteps"}
+    if others:
+        names = ", ".join(sorted(others))
+        raise RunError(f"--resume takes everything from the run's args.json: leave out {names}")
+    path = Path(args.resume, "args.json")
+    content = load_json(path)
+    with as_run_error(f"cannot use {path}"):
+        old_args = Args(**{**content["args"], "resume": args.resume})
+        check(old_args)
     if "--total-timesteps" in flags:
-        if args.total_timesteps <= old.total_timesteps:
-            raise RunError(f"--total-timesteps {args.total_timesteps}: the run already has {old.total_timesteps}")
-        old.total_timesteps = args.total_timesteps
-    return old
+        steps, old_steps = args.total_timesteps, old_args.total_timesteps
+        if steps <= old_steps:
+            raise RunError(f"--total-timesteps {steps}: the run already has {old_steps}")
+        old_args.total_timesteps = steps
+    return old_args
 
 
-def play(args: Args, flags: set[str]) -> None:
-    """--evaluate: plays a checkpoint without noise, in the environment of its training unless --env-id is given."""
-    if others := flags - {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}:
-        raise RunError(f"--evaluate cannot use them: leave out {', '.join(sorted(others))}")
-    policy, trained = load_policy(path := Path(args.evaluate))
+def evaluate_file(args: Args, flags: set[str]) -> None:
+    """Plays --evaluate's agent without noise, where it was trained or in --env-id."""
+    allowed = {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}
+    others = flags - allowed
+    if others:
+        raise RunError(f"--evaluate cannot use {', '.join(sorted(others))}: leave them out")
+    if args.render and args.capture_video:
+        raise RunError("--render shows, --capture-video records: give one of the two")
+    prepare_framework(args)
+    path = Path(args.evaluate)
+    agent, trained = load_agent(path)
     env_id = args.env_id if "--env-id" in flags else trained.env_id
-    env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
-    with explaining(f"{path}, trained in {trained.env_id}, cannot play {env_id}"):
-        np.stack([policy(np.zeros(env.observation_space.shape, np.float32)), env.action_space.low])  # do they fit?
-        returns = evaluate(env, policy, args.eval_episodes, args.seed)
+    render_mode = "human" if args.render else None
+    video = path.parent / "videos" / path.stem if args.capture_video else None
+    env = make_env(env_id, render_mode, video)
+    with as_run_error(f"{path}, trained in {trained.env_id}, cannot play {env_id}"):
+        if agent.sizes != sizes_of(env):
+            raise RunError(f"its sizes are {agent.sizes}, those of the other {sizes_of(env)}")
+        returns = episodic_returns(env, agent.act, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
-        print(f"episode {episode}, start state {args.seed + episode}: return {episodic_return:.1f}")
-    print(f"mean {np.mean(returns):.1f} ± {np.std(returns):.1f} over {len(returns)} episodes of {env_id}")
+        start_state = args.seed + episode
+        print(f"episode {episode}, start state {start_state}: return {episodic_return:.1f}")
+    mean, std = np.mean(returns), np.std(returns)
+    print(f"mean {mean:.1f} ± {std:.1f} over {len(returns)} episodes of {env_id}")
+
+
+def run_command() -> None:
+    """Trains, resumes or evaluates, as the command line says."""
+    args = tyro.cli(Args, description=__doc__)
+    flags = given_flags()
+    check(args)
+    if args.evaluate:
+        evaluate_file(args, flags)
+    elif args.render:
+        raise RunError("--render shows a trained policy: it needs --evaluate")
+    elif args.resume:
+        train(args_to_resume(args, flags))
+    else:
+        train(args)
 
 
 def main() -> None:
-    """Reads the command line, then trains, resumes or plays. Here every foreseen error becomes one line."""
+    """Runs the command. A foreseen error becomes the last line on stderr, and status 2."""
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
-    sys.path.append("")  # the current folder, for one's own my_module:MyEnv-v0
-    threading.excepthook = lambda x: isinstance(x.exc_value, OSError) or threading.__excepthook__(x)  # TensorBoard's
-    warnings.simplefilter("ignore")  # the libraries' are long, and would hide the line that matters
-    args = tyro.cli(Args, description=__doc__)
-    flags = {flag.partition("=")[0].replace("_", "-") for flag in sys.argv[1:] if flag.startswith("--")}
+    sys.path.append("")  # the current folder, for an environment of one's own: my_module:MyEnv-v0
+    threading.excepthook = report_thread_failure
     try:
-        check(args)
-        if args.evaluate:
-            return play(args, flags)
-        if args.render:
-            raise RunError("--render shows a trained policy: it needs --evaluate")
-        train(args_to_resume(args, flags) if args.resume else args)
+        run_command()
     except KeyboardInterrupt:
         sys.exit(130)
     except (RunError, gym.error.Error, ImportError, MemoryError, OSError) as error:
-        hint = f" (pip install {name})" if (name := getattr(error, "name", None)) else ""
-        print(" ".join(f"{error}{hint}".split()), file=sys.stderr)
+        print(in_one_line(error), file=sys.stderr)
         sys.exit(2)
+
+
+def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """Prints a traceback, but not when TensorBoard's thread cannot write: train() will say so."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+def in_one_line(error: Exception) -> str:
+    """What is wrong; for a missing package, also how to get it."""
+    text = " ".join(str(error).split())
+    if not text:  # a MemoryError says nothing
+        text = type(error).__name__
+    if isinstance(error, ImportError) and error.name:
+        text += f" (pip install {error.name})"
+    return text
 
 
 if __name__ == "__main__":

@@ -1,24 +1,40 @@
 # /// script
 # requires-python = ">=3.11,<3.14"
-# dependencies = ["filelock==4.2.11", "gymnasium[box2d,mujoco]==1.4.0", "matplotlib==3.11.2", "moviepy==2.2.1",
-#     "numpy==2.4.6", "pandas==3.1.1", "tensorboard==2.21.0", "torch==2.13.0", "tqdm==4.70.1", "tyro==1.0.16"]
+# dependencies = [
+#     "filelock==4.2.11",
+#     "gymnasium[box2d,mujoco]==1.4.0",
+#     "matplotlib==3.11.2",
+#     "moviepy==2.2.1",
+#     "numpy==2.4.6",
+#     "pandas==3.1.1",
+#     "tensorboard==2.21.0",
+#     "torch==2.13.0",
+#     "tqdm==4.70.1",
+#     "tyro==1.0.16",
+# ]
 # ///
-"""Deep Q-learning (DQN) in one file, after Algorithm 1 of Mnih et al. 2015 (https://doi.org/10.1038/nature14236):
+"""Deep Q-learning (DQN) in one file, after Algorithm 1 of Mnih et al. 2015.
 
-initialise the action value Q(s, a); copy it into the target Q'; empty the replay memory D
-for each episode: receive the first observation s
-    for each step:
-        act:      a random action a with probability ε, else a = argmax Q(s, a)
-        store:    (s, a, r, s') in D
-        sample:   N transitions from D
-        learn:    y = r + γ max Q'(s', a') over a' (r alone where s' is terminal), minimise L = 1/N Σ (y − Q(s, a))²
-        target:   every C updates, Q' = Q
+    initialise the action value Q(s, a); copy it into the target Q'
+    for each episode: receive the first observation s
+        for each step:
+            act:      a random action a with probability ε, else a = argmax Q(s, a)
+            store:    (s, a, r, s') in the replay buffer D
+            sample:   N transitions from D
+            learn:    y = r + γ max Q'(s', a') over a', and minimise L = 1/N Σ (y − Q(s, a))²
+            target:   every C updates, Q' = Q (by default: Q' ← τ Q + (1 − τ) Q' at each)
 
-python dqn.py --env-id LunarLander-v3
-python dqn.py --evaluate runs/NAME/best.pt --render
-python dqn.py --resume runs/NAME
+If s' is terminal, y = r.
+
+    python dqn.py --env-id LunarLander-v3
+    python dqn.py --evaluate runs/NAME/best.pt --render
+    python dqn.py --resume runs/NAME
+
+Shapes in comments: N minibatch size, S observation size.
+The paper: https://doi.org/10.1038/nature14236
 """
 
+import importlib
 import json
 import os
 import re
@@ -27,10 +43,11 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Literal
 
 import filelock
@@ -42,524 +59,1059 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import tyro
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 
 @dataclass
 class Args:
-    total_timesteps: int = 150_000  # environment steps to train for (paper: 50 million)
+    # The algorithm
     learning_rate: float = 5e-4  # Adam's learning rate (paper: RMSProp's, 2.5e-4)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     batch_size: int = 64  # minibatch size N (paper: 32)
-    buffer_size: int = 100_000  # transitions that the replay memory holds (paper: 1e6)
-    hidden_sizes: tuple[int, int] = (256, 256)  # units of the two hidden layers (paper: convolutions, for pixels)
-    train_every: int = 1  # steps between updates, which begin once there is a minibatch (paper: 4; slower here)
-    target_network: Literal["none", "hard", "soft"] = "soft"  # Q' is Q itself; a copy (paper); its average
-    target_period: int = 100  # with a hard target: updates C between two copies (paper: 10,000)
-    tau: float = 0.01  # with a soft target: rate τ at which Q' follows Q at every update
+    buffer_size: int = 100_000  # transitions that the replay buffer holds (paper: 1e6)
+    hidden_sizes: tuple[int, int] = (256, 256)  # units of the hidden layers (paper: convolutions)
+    train_every: int = 1  # steps between updates, once there is a minibatch (paper: 4)
+    target_network: Literal["none", "hard", "soft"] = "soft"  # Q' is Q; a copy (paper); an average
+    target_period: int = 100  # hard target: updates C between two copies (paper: 10,000)
+    tau: float = 0.01  # soft target: rate τ at which Q' follows Q at every update
     epsilon_start: float = 1.0  # probability ε of a random action at first (paper: 1)
-    epsilon_end: float = 0.1  # and in the end (paper: 0.1)
-    epsilon_decay_steps: int = 50_000  # steps over which ε falls linearly from the one to the other (paper: 1 million)
-    env_id: str = "LunarLander-v3"  # gymnasium id, of one's own too (my_module:MyEnv-v0)
-    seed: int = 0  # of everything random; with --evaluate, of the first start state
-    eval_every: int = 5_000  # steps between greedy evaluations (0 = none)
+    epsilon_end: float = 0.1  # probability ε in the end (paper: 0.1)
+    epsilon_decay_steps: int = 50_000  # steps over which ε falls linearly (paper: 1 million)
+
+    # The run
+    env_id: str = "LunarLander-v3"  # gymnasium id; your own: my_module:MyEnv-v0
+    total_timesteps: int = 150_000  # environment steps to train for (paper: 50 million)
+    seed: int = 0  # seed of everything random; with --evaluate, of the first start state
+    eval_every: int = 5_000  # steps between greedy evaluations (0: none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
-    device: Literal["cpu", "cuda", "mps"] = "cpu"  # where the networks live (cuda and mps not yet timed)
-    num_threads: int = 1  # torch's threads on the CPU
+    device: Literal["cpu", "cuda", "mps"] = "cpu"  # where the networks live
+    num_threads: int = 1  # threads that torch uses on the CPU
+
+    # Bookkeeping
     runs_dir: str = "runs"  # folder of all runs
-    run_name: str | None = None  # this run's folder in there (default: environment, script, seed, time)
-    checkpoint_every: int = 10_000  # steps between checkpoints, each written when the next episode ends
+    run_name: str | None = None  # name of the run's folder (default: made of id, seed and time)
+    checkpoint_every: int = 10_000  # steps between checkpoints; each waits for an episode's end
     capture_video: bool = False  # record the first episode of each evaluation as mp4
-    track: bool = False  # log to Weights & Biases, too
-    resume: str | None = None  # go on from this run's last checkpoint, exactly; may take a larger --total-timesteps
-    evaluate: str | None = None  # instead of training, play this best.pt or last.pt greedily
+    track: bool = False  # log to Weights & Biases as well
+    resume: str | None = None  # folder of a run to continue; may take more --total-timesteps
+    evaluate: str | None = None  # file (best.pt, last.pt) to evaluate instead of training
     render: bool = False  # with --evaluate: show it in a window
 
 
-# ------------------------------------------------------------------------------------------------------ exploration
+# ------------------------------------------------------------------------------------- exploration
+Policy = Callable[[np.ndarray], int]  # an observation (S,) to the number of an action
+
+
 def epsilon_at(step: int, args: Args) -> float:
-    """The probability ε of a random action: falls linearly over the first steps, then stays where it ends."""
-    return float(np.interp(step, (0, args.epsilon_decay_steps), (args.epsilon_start, args.epsilon_end)))
+    """The probability ε of a random action: it falls linearly, then stays where it is."""
+    steps = [0, args.epsilon_decay_steps]
+    return float(np.interp(step, steps, [args.epsilon_start, args.epsilon_end]))
 
 
-Policy = Callable[[np.ndarray], int]  # (S,) to the number of an action
-
-
-def epsilon_greedy(policy: Policy, s: np.ndarray, epsilon: float, actions: int, rng: np.random.Generator) -> int:
+def epsilon_greedy(
+    policy: Policy, s: np.ndarray, epsilon: float, num_actions: int, rng: np.random.Generator
+) -> int:
     """With probability ε any of the actions, all equally likely, else the policy's."""
-    return int(rng.integers(actions)) if rng.random() < epsilon else policy(s)
+    if rng.random() < epsilon:
+        return int(rng.integers(num_actions))
+    return policy(s)
 
 
-# ---------------------------------------------------------------------------------------------------- replay memory
-class ReplayMemory:
-    """The last `capacity` transitions, one row each: s, a, r, terminated, s'. Memory is touched only as it fills."""
+# ----------------------------------------------------------------------------------- replay buffer
+class ReplayBuffer:
+    """The last `capacity` transitions, a row each: s, a, r, terminated, s'."""
 
-    def __init__(self, capacity: int, observation_size: int, action_size: int, rng: np.random.Generator) -> None:
-        self.rows = np.empty((capacity, 2 * observation_size + action_size + 2), np.float32)
-        self.columns = np.cumsum([observation_size, action_size, 1, 1])
-        self.s, self.a, self.r, self.terminated, self.next_s = np.split(self.rows, self.columns, axis=1)  # by name
-        self.added, self.rng = 0, rng  # transitions ever stored
+    def __init__(
+        self, capacity: int, observation_size: int, action_size: int, rng: np.random.Generator
+    ) -> None:
+        row_size = 2 * observation_size + action_size + 2
+        self.rows = np.empty((capacity, row_size), np.float32)  # takes memory only as it fills
+        self.boundaries = np.cumsum([observation_size, action_size, 1, 1])  # of s, a, r, …
+        self.num_added = 0  # transitions ever stored
+        self.rng = rng
 
     def __len__(self) -> int:
-        return min(self.added, len(self.rows))
+        return min(self.num_added, len(self.rows))
 
-    def add(self, s: np.ndarray, a: np.ndarray | int, r: float, terminated: bool, next_s: np.ndarray) -> None:
-        i, self.added = self.added % len(self.rows), self.added + 1
-        self.s[i], self.a[i], self.r[i], self.terminated[i], self.next_s[i] = s, a, r, terminated, next_s
+    def add(self, s: np.ndarray, a: int, r: float, terminated: bool, next_s: np.ndarray) -> None:
+        """Stores a transition, in place of the oldest one once the buffer is full."""
+        self.rows[self.num_added % len(self.rows)] = np.hstack([s, a, r, terminated, next_s])
+        self.num_added += 1
 
     def sample(self, batch_size: int) -> list[np.ndarray]:
-        """Uniformly, with replacement: s (N, S), a (N, A), r (N, 1), terminated (N, 1), s' (N, S)."""
-        return np.split(self.rows[self.rng.integers(len(self), size=batch_size)], self.columns, axis=1)  # one gather
+        """N random ones, with replacement: s (N, S), a, r and terminated (N, 1), s' (N, S).
+
+        r is (N, 1), not (N,): against Q (N, 1), that would silently broadcast to (N, N).
+        """
+        indices = self.rng.integers(len(self), size=batch_size)
+        return np.split(self.rows[indices], self.boundaries, axis=1)
+
+    def state(self) -> dict:
+        """What a checkpoint holds of the buffer."""
+        return {"rows": self.rows[: len(self)], "num_added": self.num_added}
+
+    def set_state(self, state: dict) -> None:
+        """Takes back what state() returned; ValueError if it does not fit this capacity."""
+        self.num_added = int(state["num_added"])
+        if len(state["rows"]) != len(self):
+            raise ValueError(
+                f"a replay buffer of {len(state['rows'])} transitions, not {len(self)}"
+            )
+        self.rows[: len(self)] = state["rows"]
 
 
-# --------------------------------------------------------------------------------------------------- the Q-network
+# ----------------------------------------------------------------------------------- the Q-network
 class QNetwork(nn.Module):
     """The values Q(s, a) of all actions at once: observations (N, S) to (N, actions)."""
 
-    def __init__(self, observation_size: int, actions: int, args: Args) -> None:
+    def __init__(self, observation_size: int, num_actions: int, args: Args) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        self.layer_1 = nn.Linear(observation_size, units_1)  # torch starts weights and biases at U(±1/√fan-in)
+        # torch itself draws weights and biases from U(−1/√fan-in, 1/√fan-in)
+        self.layer_1 = nn.Linear(observation_size, units_1)
         self.layer_2 = nn.Linear(units_1, units_2)
-        self.output = nn.Linear(units_2, actions)
+        self.output = nn.Linear(units_2, num_actions)
 
     def forward(self, s: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.layer_1(s))  # (N, 256)
-        x = F.relu(self.layer_2(x))  # (N, 256)
+        x = F.relu(self.layer_1(s))  # (N, units_1)
+        x = F.relu(self.layer_2(x))  # (N, units_2)
         return self.output(x)  # (N, actions)
 
 
-# ------------------------------------------------------------------------------------------------------- the update
+# -------------------------------------------------------------------------------------- the update
 class DQN(nn.Module):
     """The Q-network, its target and its optimiser: Algorithm 1 without the environment."""
 
-    def __init__(self, observation_size: int, actions: int, args: Args) -> None:
+    def __init__(self, observation_size: int, num_actions: int, args: Args) -> None:
         super().__init__()
-        torch.set_num_threads(args.num_threads)  # for such small networks, all of the machine's would be slower
-        self.sizes = observation_size, actions
-        self.gamma, self.device, self.updates = args.gamma, torch.device(args.device), 0
-        period_and_tau = {"none": (1, 1.0), "hard": (args.target_period, 1.0), "soft": (1, args.tau)}
-        self.period, self.tau = period_and_tau[args.target_network]  # none: a copy after every update is Q
-        self.q_network = QNetwork(observation_size, actions, args)
-        self.target_network = QNetwork(observation_size, actions, args).requires_grad_(False)
+        self.sizes = [observation_size, num_actions]  # saved with the agent, to rebuild it
+        self.args = args
+        self.device = torch.device(args.device)
+        self.q_network = QNetwork(observation_size, num_actions, args)
+        self.target_network = QNetwork(observation_size, num_actions, args).requires_grad_(False)
         self.update_target(tau=1.0)  # the target starts as a copy
         self.to(self.device)
-        self.optimizer = torch.optim.Adam(self.q_network.parameters(), args.learning_rate, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.q_network.parameters(), args.learning_rate, fused=True
+        )
+        self.optimizers = [self.optimizer]  # as check_weights expects them
+        self.num_updates = 0
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> int:
-        """The greedy action argmax Q(s, a): (S,) to its number, from 0 on."""
-        return self.q_network(torch.as_tensor(observation, device=self.device)[None])[0].argmax().item()
+        """The greedy action, argmax Q(s, a): (S,) to its number, from 0 on."""
+        s = torch.as_tensor(observation, device=self.device)[None]  # (1, S)
+        return self.q_network(s).argmax().item()
 
-    def update(self, batch: list[np.ndarray], read: bool = False) -> dict[str, float]:
-        """Learns from a minibatch. `read`: return what to log (it makes a GPU wait)."""
-        s, a, r, terminated, next_s = (torch.from_numpy(x).to(self.device) for x in batch)
+    def update(self, batch: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Learns from a minibatch of ReplayBuffer.sample; returns scalar metrics to log."""
+        s, a, r, terminated, next_s = [torch.from_numpy(x).to(self.device) for x in batch]
 
-        # y = r + γ max Q'(s', a'). `terminated`, not `done`: a time limit is no end of the task. y is a constant.
+        # The target y = r + γ max Q'(s', a') is a constant: no gradient flows into it.
+        # `terminated`, not `done`: a time limit ends the episode, but not the task.
         with torch.no_grad():
-            next_q = self.target_network(next_s).amax(1, keepdim=True)  # (N, 1)
-            y = r + self.gamma * (1 - terminated) * next_q  # (N, 1)
-        q = self.q_network(s).gather(1, a.long())  # (N, 1), as y: (N,) against (N, 1) would broadcast to (N, N)
-        loss = F.mse_loss(q, y)  # the paper clips y − Q and the rewards, whose sizes differ from game to game
+            next_q = self.target_network(next_s).amax(dim=1, keepdim=True)  # (N, 1)
+            y = r + self.args.gamma * (1 - terminated) * next_q  # (N, 1)
+
+        # Minimise L = 1/N Σ (y − Q(s, a))², with Q of the actions taken. (The paper also clips
+        # y − Q, for stability, and the rewards, whose sizes differ from game to game.)
+        q = self.q_network(s).gather(1, a.long())  # (N, 1)
+        loss = F.mse_loss(q, y)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
-        self.updates += 1
-        if self.updates % self.period == 0:
-            self.update_target(self.tau)
-        if not read:
-            return {}
-        return {name: value.mean().item() for name, value in {"loss": loss, "q": q, "target": y}.items()}
+        self.num_updates += 1
+        self.move_target()
+        return {"loss": loss.detach(), "q": q.detach().mean(), "target": y.mean()}
+
+    def move_target(self) -> None:
+        """After each update: moves the target as --target-network says."""
+        if self.args.target_network == "none":  # the target is Q itself
+            self.update_target(tau=1.0)
+        elif self.args.target_network == "soft":
+            self.update_target(self.args.tau)
+        elif self.num_updates % self.args.target_period == 0:
+            self.update_target(tau=1.0)
 
     @torch.no_grad()
     def update_target(self, tau: float) -> None:
         """θ' ← τ θ + (1 − τ) θ': a copy if τ is 1."""
-        torch._foreach_lerp_(list(self.target_network.parameters()), list(self.q_network.parameters()), tau)
+        targets = self.target_network.parameters()
+        for target, online in zip(targets, self.q_network.parameters(), strict=True):
+            target.lerp_(online, tau)
 
     def state(self) -> dict:
-        return {"networks": self.state_dict(), "optimizer": self.optimizer.state_dict(), "updates": self.updates}
-
-    def magnitude(self) -> float:  # which is finite only if every weight and moment is
-        moments = (x for state in self.optimizer.state.values() for x in state.values())
-        return sum(x.abs().sum().item() for x in (*self.state_dict().values(), *moments))
+        """What a checkpoint holds of the agent: networks, optimiser, number of updates."""
+        return {
+            "networks": self.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_updates": self.num_updates,
+        }
 
     def set_state(self, state: dict) -> None:
+        """Takes back what state() returned; RuntimeError if the networks differ."""
         self.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.updates = int(state["updates"])
+        self.num_updates = state["num_updates"]
 
 
-# ----------------------------------------------------------------------------------------------------- the training
+# ------------------------------------------------------------------------------------ the training
+LOG_EVERY = 100  # steps between logged updates: reading a metric waits for the GPU
+EVALUATION_SEED = 1_000_000  # added to --seed: evaluations have start states of their own
+
+
+class RunError(Exception):
+    """What is wrong and what to do. main() prints it in one line and exits with status 2."""
+
+
 def train(args: Args) -> None:
-    """Runs Algorithm 1 in an environment; `run` looks after all else."""
-    if args.device != "cpu" and not getattr(torch, args.device).is_available():
-        raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
-    torch.manual_seed(args.seed)
+    """Runs Algorithm 1 in an environment; `run` logs, evaluates and saves."""
+    prepare_framework(args)
     rng = np.random.default_rng(args.seed)
+    # Training renders nothing. With --capture-video, the render mode makes an environment that has
+    # none fail here, before anything is written
     env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
-    args.env_id = re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", args.env_id)  # a retired one is no more
-    observation_size, actions = env.observation_space.shape[0], int(env.action_space.n)
-    agent = DQN(observation_size, actions, args)
-    replay = ReplayMemory(args.buffer_size, observation_size, 1, rng)  # of an action its number
+    args.env_id = current_id(args.env_id, env)
+    observation_size, num_actions = sizes_of(env)
+    agent = DQN(observation_size, num_actions, args)
+    replay = ReplayBuffer(args.buffer_size, observation_size, 1, rng)  # 1: an action's number
+    training = Training(agent, replay, rng, env, Progress())
 
-    with Run(args, agent, replay, rng, env) as run:
-        if args.eval_every and run.step == 0:
-            run.evaluate()
-        observation, _ = env.reset(seed=None if run.step else args.seed)
-        for step in range(run.step + 1, args.total_timesteps + 1):
-            run.step = step
+    with open_run(args, training) as run:  # with --resume: brings back the last checkpoint
+        progress = training.progress
+        is_new = progress.step == 0
+        if is_new and args.eval_every:
+            run.evaluate()  # the untrained policy
+        observation, _ = env.reset(seed=args.seed if is_new else None)  # None: go on as restored
+        for step in range(progress.step + 1, args.total_timesteps + 1):
+            progress.step = step
+
             # Act: at random with probability ε, else as Q says
             epsilon = epsilon_at(step, args)
-            action = epsilon_greedy(agent.act, observation, epsilon, actions, rng)
+            action = epsilon_greedy(agent.act, observation, epsilon, num_actions, rng)
             next_observation, reward, terminated, truncated, _ = env.step(action)
 
-            # Store: at a time limit, too, the true next observation and terminated = 0
+            # Store the true next observation, also at a time limit
             replay.add(observation, action, reward, terminated, next_observation)
             observation = next_observation
 
-            # Learn; of every hundred steps, read the values of the first update
-            values = {}
+            # Learn from a minibatch; log the first update of every LOG_EVERY steps
             if len(replay) >= args.batch_size and step % args.train_every == 0:
-                values = agent.update(replay.sample(args.batch_size), read=step % LOG_EVERY < args.train_every)
+                metrics = agent.update(replay.sample(args.batch_size))
+                if step % LOG_EVERY < args.train_every:
+                    run.log_update({**metrics, "epsilon": epsilon})
 
-            # Log, evaluate, save
-            run.after_step(reward, values, {"epsilon": epsilon})
+            # Count and evaluate
+            run.after_step(reward)
+            if args.eval_every and step % args.eval_every == 0:
+                run.evaluate()
+
+            # The next episode begins, perhaps after a checkpoint
             if terminated or truncated:
-                env = run.after_episode()  # another one after a checkpoint
+                run.after_episode()
+                if run.is_checkpoint_due():
+                    # The environment itself cannot be saved (a Box2D world, for one), only its
+                    # random state. A resumed run starts a new environment with that. Here, this
+                    # run does the same, so that both continue identically.
+                    env = training.replace_env(make_env(args.env_id))
+                    run.save_checkpoint()
                 observation, _ = env.reset()
-        if args.eval_every and run.latest["step"] < run.step:
+
+        if args.eval_every and progress.latest_evaluation["step"] < progress.step:
             run.evaluate()
-        run.save("last")
+        save_agent(run.path / f"last{SUFFIX}", args, agent)
 
 
-# -------------------------------------------------------------------------------------------------- the environment
-class RunError(Exception):
-    """What is wrong and what to do, for the person at the keyboard: main() prints it in one line and exits with 2."""
+def prepare_framework(args: Args) -> None:
+    """Sets torch's threads and seed for the whole process; RunError without such a device."""
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    if not available[args.device]:
+        raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
+    torch.set_num_threads(args.num_threads)  # by default all cores: slower for small networks
+    torch.manual_seed(args.seed)
 
 
-def finite(value: np.ndarray | float, name: str) -> np.ndarray | float:
-    """The value itself; RunError if any of it is NaN or infinite."""
+# ---------------------------------------------------------------------------------- a run's state
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    step: int = 0
+    episode: int = 0
+    episodic_return: float = 0.0  # so far, of the current episode
+    episode_length: int = 0  # so far, of the current episode
+    last_returns: list[float] = field(default_factory=list)  # of the last 100 training episodes
+    solved_at_step_by: dict[str, int] = field(default_factory=dict)  # by "training", "evaluation"
+    best_evaluation: dict | None = None  # step, mean, std
+    latest_evaluation: dict | None = None
+    seconds: float = 0.0  # of wall time, until the last checkpoint
+
+
+@dataclass
+class Training:
+    """Everything that changes while a run trains.
+
+    A checkpoint holds what state() returns. If you add a part that changes (priorities of
+    transitions, running averages of observations), add it here: as a field, and in state() and
+    set_state(). The framework's generator is not here: it draws the initial weights only.
+    """
+
+    agent: DQN
+    replay: ReplayBuffer
+    rng: np.random.Generator
+    env: gym.Env
+    progress: Progress
+
+    def state(self) -> dict:
+        return {
+            "agent": self.agent.state(),
+            "replay": self.replay.state(),
+            "rng": self.rng.bit_generator.state,
+            "env_rng": self.env.unwrapped.np_random.bit_generator.state,
+            "progress": asdict(self.progress),
+        }
+
+    def set_state(self, state: dict) -> None:
+        self.agent.set_state(state["agent"])
+        self.replay.set_state(state["replay"])
+        self.rng.bit_generator.state = state["rng"]
+        self.env.unwrapped.np_random.bit_generator.state = state["env_rng"]
+        self.progress = Progress(**state["progress"])
+
+    def replace_env(self, env: gym.Env) -> gym.Env:
+        """Replaces the environment: keeps its random state and closes the old one."""
+        env.unwrapped.np_random = self.env.unwrapped.np_random
+        self.env.close()
+        self.env = env
+        return env
+
+
+# --------------------------------------------------------------------------------- the environment
+class CheckedEnv(gym.Wrapper):
+    """An environment as the agent needs it: actions from 0 on, observations (S,) float32.
+
+    RunError if an observation or a reward is not finite.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.first_action = env.action_space.start
+        self.action_space = gym.spaces.Discrete(env.action_space.n)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self.checked_observation(observation), info
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        action = self.first_action + action
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation = self.checked_observation(observation)
+        reward = np.float32(reward)  # as the replay buffer keeps it
+        check_finite(reward, "the reward")
+        return observation, reward.item(), terminated, truncated, info
+
+    def checked_observation(self, observation: np.ndarray) -> np.ndarray:
+        """A float32 copy: some environments reuse the array that they return."""
+        observation = np.array(observation, np.float32)
+        check_finite(observation, "the observation")
+        return observation
+
+
+def check_finite(value: np.ndarray | float, name: str) -> None:
+    """RunError, naming the value, if any of it is NaN or infinite."""
     if not np.isfinite(value).all():
         raise RunError(f"{name} is not finite: {value}")
-    return value
 
 
-def make_env(env_id: str, render_mode: str | None = None, video: Path | bool = False) -> gym.Env:
-    """Makes an environment with actions 0, 1, … and observations (S,), float32; RunError if it is unsuitable."""
-    options = {"render_mode": "rgb_array" if video else render_mode} if video or render_mode else {}
-    try:
-        env = gym.make(env_id, **options)
-    except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3 are registered, but gone
-        env = gym.make(env_id.rpartition("-v")[0], **options)  # without a version, gymnasium makes the newest
-        print(f"{env_id} is retired: running the current version, {env.spec.id}")
-    actions, observations = env.action_space, env.observation_space
-    if not isinstance(actions, gym.spaces.Discrete):
-        raise RunError(f"{env_id} has the actions {actions}: DQN needs one Discrete (ddpg_continuous.py takes a Box)")
-    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
-        raise RunError(f"{env_id} observes {observations}: needed is a vector (see gymnasium's FlattenObservation)")
+def make_env(env_id: str, render_mode: str | None = None, video: Path | None = None) -> gym.Env:
+    """Makes an environment; RunError if DQN cannot learn in it.
+
+    `video`: records the first episode as <video>-episode-0.mp4; then no render_mode is needed.
+    """
+    env = make_current_version(env_id, "rgb_array" if video else render_mode)
+    check_spaces(env, env_id)
     if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
-        raise RunError(f"{env_id} has no render mode {env.render_mode}: leave out --render and --capture-video")
+        hint = "leave out --render and --capture-video"
+        raise RunError(f"{env_id} has no render mode {env.render_mode}: {hint}")
     if video:
-        env = gym.wrappers.RecordVideo(env, str(video.parent), lambda episode: episode == 0, name_prefix=video.name)
-    env = gym.wrappers.TransformAction(env, lambda a: actions.start + a, gym.spaces.Discrete(actions.n))
-    env = gym.wrappers.TransformObservation(env, lambda x: finite(np.array(x, np.float32), "the observation"), None)
-    return gym.wrappers.TransformReward(env, lambda x: finite(np.float32(x), "the reward").item())
+        env = record_first_episode(env, video)
+    return CheckedEnv(env)
 
 
-def evaluate(env: gym.Env, policy: Callable[[np.ndarray], np.ndarray | int], episodes: int, seed: int) -> list[float]:
-    """Plays without noise from the start states seed, seed + 1, …, then closes env. Gives every episode's return."""
-    returns = [0.0] * episodes
+def make_current_version(env_id: str, render_mode: str | None) -> gym.Env:
+    """Makes the environment, or its current version if this one is retired."""
+    options = {"render_mode": render_mode} if render_mode else {}
+    with warnings.catch_warnings(record=True) as issued:
+        try:
+            env = gym.make(env_id, **options)
+        except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3
+            env = gym.make(env_id.rpartition("-v")[0], **options)  # takes the newest version
+            issued.clear()  # two long warnings, which say the same as this line
+            print(f"{env_id} is retired: running the current version, {env.spec.id}")
+    for warning in issued:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return env
+
+
+def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
+    """Records the first episode as <video>-episode-0.mp4."""
+    with warnings.catch_warnings():
+        # gymnasium warns that the folder has videos: those of earlier evaluations, which stay
+        warnings.filterwarnings("ignore", ".*Overwriting existing videos")
+        return gym.wrappers.RecordVideo(
+            env, str(video.parent), episode_trigger=lambda i: i == 0, name_prefix=video.name
+        )
+
+
+def current_id(env_id: str, env: gym.Env) -> str:
+    """The id with the version of `env`: the current one, if that of the id is retired."""
+    return re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", env_id)
+
+
+def check_spaces(env: gym.Env, env_id: str) -> None:
+    """RunError unless actions are Discrete and observations are vectors."""
+    actions = env.action_space
+    if not isinstance(actions, gym.spaces.Discrete):
+        needs = "DQN needs one Discrete (ddpg_continuous.py takes a Box)"
+        raise RunError(f"{env_id} has the actions {actions}: {needs}")
+    observations = env.observation_space
+    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
+        needs = "needed is a vector (see gymnasium's FlattenObservation)"
+        raise RunError(f"{env_id} observes {observations}: {needs}")
+
+
+def sizes_of(env: gym.Env) -> list[int]:
+    """Size of an observation, S, and number of actions."""
+    return [env.observation_space.shape[0], int(env.action_space.n)]
+
+
+def reward_threshold(env: gym.Env) -> float:
+    """The mean return at which gymnasium calls the task solved; infinite if it names none."""
+    threshold = env.unwrapped.spec.reward_threshold
+    return np.inf if threshold is None else threshold
+
+
+def episodic_returns(env: gym.Env, policy: Policy, episodes: int, seed: int) -> list[float]:
+    """The return of each episode that the policy plays without noise.
+
+    Start states are those of the seeds seed, seed + 1, …; closes the environment at the end.
+    """
+    returns = []
     for episode in range(episodes):
         observation, _ = env.reset(seed=seed + episode)
+        episodic_return = 0.0
         terminated = truncated = False
         while not (terminated or truncated):
             observation, reward, terminated, truncated, _ = env.step(policy(observation))
-            returns[episode] += reward
+            episodic_return += reward
+        returns.append(episodic_return)
     env.close()
     return returns
 
 
-# ----------------------------------------------------------------------------------------------------- torch's files
-SUFFIX, LIBRARIES = ".pt", (gym, np, torch)  # of files of weights; whose versions args.json names
-
-
-def save(path: Path, content: dict) -> None:
-    """Writes a .json, or a .pt of tensors, arrays, numbers, strings and containers; atomically: no kill halves it."""
-    content, data = {"script": SCRIPT, **content}, BytesIO()
-    tensors = {key: torch.from_numpy(x) if isinstance(x, np.ndarray) else x for key, x in content.items()}
-    data.write(json.dumps(content, indent=2).encode()) if path.suffix == ".json" else torch.save(tensors, data)
-    (new := path.with_name(f"{path.name}.new")).write_bytes(data.getbuffer())
-    os.replace(new, path)
-
-
-def load(path: Path) -> dict:
-    """What save() wrote. weights_only: code in a hostile file does not run."""
-    with explaining(f"{path} is missing, damaged or foreign"):
-        content = json.loads(path.read_text()) if path.suffix == ".json" else torch.load(path, "cpu", weights_only=True)
-        if content["script"] != SCRIPT:
-            raise RunError(f"it was written by {content['script']}.py: use that script")
-        return content
-
-
-# ---------------------------------------------------------------------------------------------------------- the run
-SCRIPT = Path(__file__).stem
-LOG_EVERY = 100  # steps between two readings of the update's values, each of which makes the device wait
-EVALUATION_SEED = 1_000_000  # added to --seed: start states that training does not begin with
+# ------------------------------------------------------------------------------------------- files
+SCRIPT = Path(__file__).stem  # noted in .json files and weights: a script loads only its own
 
 
 @contextmanager
-def explaining(trouble: str) -> Iterator[None]:
-    """Puts whatever goes wrong inside into one line: damaged files make libraries raise nearly anything."""
+def as_run_error(message: str) -> Iterator[None]:
+    """Turns any error inside into a RunError: damaged files make libraries raise anything."""
     try:
         yield
     except Exception as error:
-        raise RunError(f"{trouble}: {str(error)[:150]}") from error
+        raise RunError(f"{message}: {str(error)[:150]}") from error
 
 
-def load_policy(path: Path | str) -> tuple[Callable[[np.ndarray], np.ndarray | int], Args]:
-    """The policy of a run's best or last weights, as agent.act gives it, and the arguments of its training."""
-    content = load(Path(path))
-    with explaining(f"{path} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
-        args = Args(**{name: "cpu" if name == "device" else x for name, x in content["args"].items()})
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Writes the file as a whole: a process killed meanwhile leaves the old one."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(data)
+    os.replace(new, path)
+
+
+def save_json(path: Path, content: dict) -> None:
+    """Writes numbers, strings and containers."""
+    write_atomically(path, json.dumps({"script": SCRIPT, **content}, indent=2).encode())
+
+
+def load_json(path: Path) -> dict:
+    """What save_json wrote; RunError if the file is of another program, or damaged."""
+    with as_run_error(f"{path} is missing, damaged or foreign"):
+        content = json.loads(path.read_text())
+        check_script(content["script"])
+    return content
+
+
+def check_script(script: str) -> None:
+    """RunError if another script has written the file."""
+    if script != SCRIPT:
+        raise RunError(f"it was written by {script}.py: use that script")
+
+
+# ----------------------------------------------------------------------------------- torch's files
+SUFFIX = ".pt"
+LIBRARIES = (gym, np, torch)  # whose versions args.json names
+
+
+def save_weights(path: Path, content: dict) -> None:
+    """Writes tensors, arrays, numbers and strings, in dicts and lists."""
+    data = BytesIO()
+    torch.save(to_tensors({"script": SCRIPT, **content}), data)
+    write_atomically(path, data.getbuffer())
+
+
+def to_tensors(content: dict) -> dict:
+    """The content, in which arrays have become tensors: weights_only allows no arrays."""
+    converted = {}
+    for name, value in content.items():
+        if isinstance(value, dict):
+            value = to_tensors(value)
+        elif isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        converted[name] = value
+    return converted
+
+
+def load_weights(path: Path) -> dict:
+    """What save_weights wrote, arrays as tensors; RunError if it is foreign or damaged."""
+    with as_run_error(f"{path} is missing, damaged or foreign"):
+        content = torch.load(path, "cpu", weights_only=True)  # runs no code of a hostile file
+        check_script(content["script"])
+    return content
+
+
+def check_weights(agent: DQN) -> None:
+    """RunError if a weight or a moment of an optimiser is not finite: that is never saved."""
+    tensors = list(agent.state_dict().values())
+    for optimizer in agent.optimizers:
+        for moments in optimizer.state.values():
+            tensors.extend(moments.values())
+    if not all(tensor.isfinite().all() for tensor in tensors):
+        raise RunError("weights or optimiser moments are not finite (try lower learning rates)")
+
+
+# ------------------------------------------------------------------------------ the run's directory
+def run_path(args: Args) -> Path:
+    """The directory that --resume or --run-name names, else a new one."""
+    if args.resume:
+        return Path(args.resume)
+    name = args.run_name
+    if not name:
+        name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
+    return Path(args.runs_dir, re.sub(r"[^\w-]", "-", name))  # a name that Windows accepts
+
+
+@contextmanager
+def locked_directory(path: Path, is_new: bool) -> Iterator[None]:
+    """Makes the directory of a new run; keeps other processes out of it inside the `with`."""
+    try:
+        path.mkdir(parents=True, exist_ok=not is_new)
+    except FileExistsError:
+        hint = "choose another --run-name, or continue it with --resume"
+        raise RunError(f"{path} exists: {hint}") from None
+    lock = filelock.FileLock(path / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise RunError(f"{path} is in use: another process writes to it") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def log_files(path: Path) -> list[Path]:
+    """The CSVs and TensorBoard's files that a run has written so far."""
+    csvs = [path / f"{name}.csv" for name in ("episodes", "evaluations", "updates")]
+    return [*(csv for csv in csvs if csv.exists()), *path.glob("events.out.tfevents.*")]
+
+
+def cut_logs(path: Path, log_sizes: dict[str, int]) -> None:
+    """Cuts the logs back to the checkpoint: the resumed run logs the rest again."""
+    for log in log_files(path):
+        if log.name in log_sizes:
+            os.truncate(log, log_sizes[log.name])
+        else:
+            log.unlink()
+
+
+# -------------------------------------------------------------------------- agents and checkpoints
+def save_agent(file: Path, args: Args, agent: DQN) -> None:
+    """Writes an agent, for --evaluate and load_policy."""
+    check_weights(agent)
+    content = {"args": asdict(args), "sizes": agent.sizes, "agent": agent.state()}
+    save_weights(file, content)
+
+
+def load_agent(file: Path) -> tuple[DQN, Args]:
+    """The agent in a file, and the arguments that it was trained with."""
+    content = load_weights(file)
+    with as_run_error(f"{file} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
+        args = Args(**content["args"])
+        args.device = "cpu"  # wherever it was trained
         agent = DQN(*content["sizes"], args)
         agent.set_state(content["agent"])
-        return agent.act, args
+    return agent, args
 
 
-class Run(AbstractContextManager):
-    """A run's directory and all that goes into it: logs, evaluations, checkpoints, plots."""
+def load_policy(file: Path | str) -> tuple[Policy, Args]:
+    """For your own programs: the policy in a file, and the arguments that it was trained with.
 
-    def __init__(self, args: Args, agent: DQN, replay: ReplayMemory, rng: np.random.Generator, env: gym.Env) -> None:
-        """Makes the directory, or opens the one to resume and restores its checkpoint; RunError if it is taken."""
-        wandb = __import__("wandb") if args.track else None  # before anything is written
-        self.args, self.agent, self.replay, self.rng, self.env = args, agent, replay, rng, env
-        self.step = self.episode = self.checkpointed = self.length = self.seconds = self.episodic_return = 0
-        self.returns, self.solved, self.best, self.latest = [], {}, None, None  # returns: of the last 100 episodes
-        self.threshold = np.inf if (x := env.unwrapped.spec.reward_threshold) is None else x
-        name = args.run_name or f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-        self.path = Path(args.resume or Path(args.runs_dir, re.sub(r"[^\w-]", "-", name)))  # a name for Windows, too
-        try:
-            self.path.mkdir(parents=True, exist_ok=args.resume is not None)
-            self.lock = filelock.FileLock(self.path / ".lock").acquire(blocking=False)
-        except FileExistsError:
-            raise RunError(f"{self.path} exists: choose another --run-name, or continue it with --resume") from None
-        except filelock.Timeout:
-            raise RunError(f"{self.path} is in use: another process writes to it") from None
-        path, log_sizes = self.path / f"checkpoint{SUFFIX}", {}
-        if path.exists():
-            state = load(path)
-            with explaining(f"{path} does not fit args.json"):
-                if state["args"]["env_id"] != args.env_id:
-                    raise RunError(f"it is of {state['args']['env_id']}")
-                agent.set_state(state["agent"])
-                replay.rows[: len(state["rows"])], replay.added = state["rows"], state["added"]
-                rng.bit_generator.state, env.unwrapped.np_random.bit_generator.state = state["rng"], state["env_rng"]
-                vars(self).update(state["run"], checkpointed=state["run"]["step"])
-                log_sizes = state["log_sizes"]
-                if state["best"] is not None:
-                    (self.path / f"best{SUFFIX}").write_bytes(np.asarray(state["best"]).tobytes())
-        versions = {"python": sys.version} | {library.__name__: library.__version__ for library in LIBRARIES}
-        save(self.path / "args.json", {"args": asdict(args), "versions": versions})
-        for log in self.logs():  # what came after the checkpoint will be logged again
-            os.truncate(log, log_sizes[log.name]) if log.name in log_sizes else log.unlink()
-        sys.modules["tensorboard.compat.notf"] = sys  # TensorBoard's switch, else it loads TensorFlow where it can
-        self.events = tensorboard.summary.Writer(str(self.path))
-        with explaining("W&B does not start (WANDB_MODE=offline works without an account)"):
-            self.wandb = wandb and wandb.init(id=self.path.name, config=asdict(args), dir=self.path, resume="allow")
-        self.began = time.monotonic() - self.seconds
-        self.plain, every = (None, 0.1) if sys.stderr.isatty() else (StringIO(), 10)  # s; lines instead of a bar
-        self.bar = tqdm(initial=self.step, total=args.total_timesteps, unit="step", file=self.plain, mininterval=every)
+    Its actions are numbers from 0 on: play in make_env(args.env_id), which numbers them alike.
+    """
+    agent, args = load_agent(Path(file))
+    return agent.act, args
 
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if kind in (None, KeyboardInterrupt):
-            self.summarise()
-        self.events.close()
-        self.bar.close()
-        if isinstance(error, RunError | OSError):
-            saved = f"the checkpoint of step {self.checkpointed} is whole" if self.checkpointed else "no checkpoint yet"
-            raise RunError(f"step {self.step}: {error}; {saved}")
-        print(f"{'stopped' if kind else 'finished'} after {self.step} steps: {self.path}")
 
-    def after_step(self, reward: float, values: dict[str, float], exploration: dict[str, float]) -> None:
-        self.length, self.episodic_return = self.length + 1, self.episodic_return + reward
-        if self.bar.update() and self.plain:  # it would have been shown
+def write_checkpoint(path: Path, args: Args, training: Training) -> None:
+    """Writes all that an exact continuation needs: to be called between two episodes."""
+    check_weights(training.agent)
+    best = path / f"best{SUFFIX}"
+    content = {
+        "args": asdict(args),
+        "sizes": training.agent.sizes,  # so that --evaluate can play a checkpoint as well
+        **training.state(),
+        # A run that is killed later may have changed both: the best agent, and the logs
+        "best": np.fromfile(best, np.uint8) if best.exists() else None,
+        "log_sizes": {log.name: log.stat().st_size for log in log_files(path)},
+    }
+    save_weights(path / f"checkpoint{SUFFIX}", content)
+
+
+def restore_checkpoint(path: Path, args: Args, training: Training) -> dict[str, int]:
+    """Brings back the last checkpoint in the directory, if there is one.
+
+    Returns the size of each log file at that moment, in bytes.
+    """
+    checkpoint = path / f"checkpoint{SUFFIX}"
+    if not checkpoint.exists():
+        return {}
+    content = load_weights(checkpoint)
+    with as_run_error(f"{checkpoint} does not fit args.json"):
+        if content["args"]["env_id"] != args.env_id:
+            raise RunError(f"it is of {content['args']['env_id']}")
+        training.set_state(content)
+        best = content["best"]
+        log_sizes = content["log_sizes"]
+    if best is not None:
+        restore_best(path / f"best{SUFFIX}", np.asarray(best))
+    return log_sizes
+
+
+def restore_best(file: Path, content: np.ndarray) -> None:
+    """Writes the best agent so far, as it was at the checkpoint: the bytes of its file."""
+    write_atomically(file, content.tobytes())
+
+
+# ----------------------------------------------------------------------------------------- logging
+class Logger:
+    """Takes a run's values to CSVs, TensorBoard, Weights & Biases and a progress bar."""
+
+    def __init__(self, path: Path, args: Args, first_step: int) -> None:
+        self.path = path
+        self.events = open_tensorboard(path)
+        self.wandb_run = start_wandb(path, args) if args.track else None
+        self.on_terminal = sys.stderr.isatty()
+        self.bar = tqdm(  # without a terminal, count_step() prints it as plain lines
+            initial=first_step,
+            total=args.total_timesteps,
+            unit="step",
+            file=sys.stderr if self.on_terminal else StringIO(),
+            mininterval=0.1 if self.on_terminal else 10,  # seconds
+        )
+
+    def log(self, name: str, step: int, values: dict, csv_only: dict | None = None) -> None:
+        """Adds a row to NAME.csv; sends all but csv_only to TensorBoard and W&B, too."""
+        csv = self.path / f"{name}.csv"
+        row = pd.DataFrame([{"step": step, **values, **(csv_only or {})}])
+        row.to_csv(csv, mode="a", header=not csv.exists(), index=False, lineterminator="\n")
+        for key, value in values.items():
+            self.events.add_scalar(f"{name}/{key}", value, step)
+        if self.wandb_run:  # it ignores steps that it already has, as after --resume
+            named = {f"{name}/{key}": value for key, value in values.items()}
+            self.wandb_run.log(named, step=step)
+
+    def count_step(self) -> None:
+        """Moves the bar on; without a terminal, prints a line every ten seconds."""
+        is_refreshed = self.bar.update()
+        if is_refreshed and not self.on_terminal:
             print(self.bar)
-        if values:
-            finite(list(values.values()), f"{', '.join(values)} of the update (try lower learning rates)")
-            self.log("updates", {**values, **exploration})
-            self.events.add_scalar("SPS", self.step / (time.monotonic() - self.began), self.step)
-        if self.args.eval_every and self.step % self.args.eval_every == 0:
-            self.evaluate()
 
-    def after_episode(self) -> gym.Env:
-        self.episode += 1
-        self.returns = [*self.returns, self.episodic_return][-100:]
-        mean = float(np.mean(self.returns))
-        self.log("episodes", {"episode": self.episode, "return": self.episodic_return, "length": self.length})
-        self.bar.set_postfix({"episode": self.episode, "return": self.episodic_return, "100-episode mean": mean}, False)
-        if len(self.returns) == 100 and mean >= self.threshold and "training" not in self.solved:
-            self.solved["training"] = self.step
-            self.bar.write(f"step {self.step}: 100-episode mean of the training return has reached {self.threshold:g}")
-        self.episodic_return, self.length = 0.0, 0
-        if self.step // self.args.checkpoint_every > self.checkpointed // self.args.checkpoint_every:
-            self.checkpoint()
-        return self.env
+    def show(self, values: dict[str, float]) -> None:
+        """Shows the values beside the bar, from its next refresh on."""
+        self.bar.set_postfix(values, refresh=False)
+
+    def message(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self.bar.write(text)
+
+    def close(self, exit_code: int = 0) -> None:
+        """Writes what is still to be written, and ends the W&B run with this exit code."""
+        self.bar.close()
+        if self.wandb_run:
+            self.wandb_run.finish(exit_code)
+        self.events.close()
+
+
+def open_tensorboard(path: Path) -> tensorboard.summary.Writer:
+    """TensorBoard's own writer, kept from importing TensorFlow where that is installed.
+
+    TensorBoard uses a stub of its own in place of TensorFlow if it can import a module of the name
+    below (tensorboard/compat/__init__.py).
+    """
+    name = "tensorboard.compat.notf"
+    sys.modules[name] = ModuleType(name)
+    return tensorboard.summary.Writer(str(path))
+
+
+def start_wandb(path: Path, args: Args) -> object:
+    """Starts a run in Weights & Biases, or continues the one of the same id."""
+    import wandb
+
+    with as_run_error("W&B does not start (WANDB_MODE=offline works without an account)"):
+        return wandb.init(id=path.name, config=asdict(args), dir=path, resume="allow")
+
+
+# ----------------------------------------------------------------------------------------- the run
+@contextmanager
+def open_run(args: Args, training: Training) -> Iterator["Run"]:
+    """Locks a run's directory, restores its checkpoint, opens its logs; in the end closes all."""
+    if args.track:
+        importlib.import_module("wandb")  # if it is missing, say so before anything is written
+    path = run_path(args)
+    with locked_directory(path, is_new=not args.resume):
+        log_sizes = restore_checkpoint(path, args, training)
+        save_json(path / "args.json", {"args": asdict(args), "versions": versions()})
+        cut_logs(path, log_sizes)
+        progress = training.progress
+        logger = Logger(path, args, progress.step)
+        run = Run(args, training, path, logger)
+        outcome = "stopped"
+        try:
+            yield run
+            run.save_summary()
+            logger.close()
+            outcome = "finished"
+        except KeyboardInterrupt:
+            run.save_summary()
+            raise
+        except (RunError, OSError) as error:
+            raise RunError(f"step {progress.step}: {error}; {run.what_is_saved()}") from error
+        finally:
+            if outcome == "stopped":
+                with suppress(OSError):  # on a full disk: the error above has said so
+                    logger.close(exit_code=1)
+            print(f"{outcome} after {progress.step} steps: {path}")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide the numbers."""
+    found = {"python": sys.version}
+    for library in LIBRARIES:
+        found[library.__name__] = library.__version__
+    return found
+
+
+class Run:
+    """How a run logs, evaluates and saves; train() says when."""
+
+    def __init__(self, args: Args, training: Training, path: Path, logger: Logger) -> None:
+        self.args = args
+        self.training = training
+        self.progress = training.progress
+        self.path = path
+        self.logger = logger
+        self.threshold = reward_threshold(training.env)
+        self.checkpoint_step = self.progress.step  # of the last checkpoint
+        self.start_time = time.monotonic() - self.progress.seconds
+
+    def seconds(self) -> float:
+        """Wall time of the run so far, without the time between a checkpoint and its resume."""
+        return time.monotonic() - self.start_time
+
+    def log_update(self, metrics: dict) -> None:
+        """Logs metrics, numbers or scalar tensors; RunError if one is not finite."""
+        values = {name: float(value) for name, value in metrics.items()}
+        for name, value in values.items():
+            check_finite(value, f"{name} of the update (try lower learning rates)")
+        step = self.progress.step
+        self.logger.log("updates", step, values)
+        # Steps per second, in TensorBoard alone: the CSVs of equal runs are equal files
+        self.logger.events.add_scalar("SPS", step / self.seconds(), step)
+
+    def after_step(self, reward: float) -> None:
+        """Adds the step to its episode and to the progress bar."""
+        self.progress.episode_length += 1
+        self.progress.episodic_return += reward
+        self.logger.count_step()
+
+    def after_episode(self) -> None:
+        """Logs the training episode that has ended, and begins to count the next one."""
+        progress = self.progress
+        progress.episode += 1
+        progress.last_returns = [*progress.last_returns, progress.episodic_return][-100:]
+        row = {
+            "episode": progress.episode,
+            "return": progress.episodic_return,
+            "length": progress.episode_length,
+        }
+        self.logger.log("episodes", progress.step, row)
+        mean = float(np.mean(progress.last_returns))
+        shown = {"episode": progress.episode, "return": progress.episodic_return}
+        self.logger.show({**shown, "100-episode mean": mean})
+        is_solved = len(progress.last_returns) == 100 and mean >= self.threshold
+        if is_solved and "training" not in progress.solved_at_step_by:
+            progress.solved_at_step_by["training"] = progress.step
+            reached = f"100-episode mean of the training return has reached {self.threshold:g}"
+            self.logger.message(f"step {progress.step}: {reached}")
+        progress.episodic_return = 0.0
+        progress.episode_length = 0
 
     def evaluate(self) -> None:
-        env = make_env(self.args.env_id, video=self.args.capture_video and self.path / "videos" / f"step-{self.step}")
-        returns = evaluate(env, self.agent.act, self.args.eval_episodes, self.args.seed + EVALUATION_SEED)
-        mean, std = float(np.mean(returns)), float(np.std(returns))
-        self.log("evaluations", {"mean": mean, "std": std}, {f"episode_{i}": x for i, x in enumerate(returns)})
-        self.bar.write(f"step {self.step}: evaluation {mean:.1f} ± {std:.1f}")
-        self.latest = {"step": self.step, "mean": mean, "std": std}
+        """Plays without noise in an environment of its own, and logs it; saves the best agent."""
+        progress = self.progress
+        video = self.path / "videos" / f"step-{progress.step}" if self.args.capture_video else None
+        returns = episodic_returns(
+            make_env(self.args.env_id, video=video),
+            self.training.agent.act,
+            self.args.eval_episodes,
+            self.args.seed + EVALUATION_SEED,
+        )
+        mean = float(np.mean(returns))
+        std = float(np.std(returns))
+        episodes = {f"episode_{i}": x for i, x in enumerate(returns)}
+        self.logger.log("evaluations", progress.step, {"mean": mean, "std": std}, episodes)
+        self.logger.message(f"step {progress.step}: evaluation {mean:.1f} ± {std:.1f}")
+        progress.latest_evaluation = {"step": progress.step, "mean": mean, "std": std}
         if mean >= self.threshold:
-            self.solved.setdefault("evaluation", self.step)
-        if self.best is None or mean > self.best["mean"]:
-            self.best = self.latest
-            self.save("best")
+            progress.solved_at_step_by.setdefault("evaluation", progress.step)
+        if progress.best_evaluation is None or mean > progress.best_evaluation["mean"]:
+            progress.best_evaluation = progress.latest_evaluation
+            save_agent(self.path / f"best{SUFFIX}", self.args, self.training.agent)
 
-    def log(self, name: str, values: dict[str, float], csv_only: dict[str, float] | None = None) -> None:
-        path = self.path / f"{name}.csv"
-        row = pd.DataFrame([{"step": self.step, **values, **(csv_only or {})}])
-        row.to_csv(path, mode="a", header=not path.exists(), index=False, lineterminator="\n")
-        for key, value in values.items():
-            self.events.add_scalar(f"{name}/{key}", value, self.step)
-        if self.wandb:  # which ignores steps that it already has, as after --resume
-            self.wandb.log({f"{name}/{key}": value for key, value in values.items()}, step=self.step)
+    def is_checkpoint_due(self) -> bool:
+        """Whether a multiple of --checkpoint-every steps has passed since the last one."""
+        every = self.args.checkpoint_every
+        return self.progress.step // every > self.checkpoint_step // every
 
-    def logs(self) -> list[Path]:
-        csvs = (self.path / f"{name}.csv" for name in ("episodes", "evaluations", "updates"))
-        return [*(file for file in csvs if file.exists()), *self.path.glob("events.out.tfevents.*")]
+    def save_checkpoint(self) -> None:
+        """Saves all that --resume needs; renews the summary and the plots."""
+        self.progress.seconds = self.seconds()
+        self.logger.events.flush()  # the checkpoint notes the size of the logs
+        write_checkpoint(self.path, self.args, self.training)
+        self.checkpoint_step = self.progress.step
+        self.save_summary()
 
-    def checkpoint(self) -> None:
-        """Saves all that an exact continuation needs; between episodes, as an environment's state cannot be saved."""
-        self.seconds = time.monotonic() - self.began
-        self.events.flush()
-        old, self.env = self.env, make_env(self.args.env_id)  # as after a resume: only its random state goes on
-        self.env.unwrapped.np_random = old.unwrapped.np_random
-        old.close()
-        more = {"rows": self.replay.rows[: len(self.replay)], "added": self.replay.added}
-        more["rng"], more["env_rng"] = (rng.bit_generator.state for rng in (self.rng, self.env.unwrapped.np_random))
-        more["best"] = np.fromfile(self.path / f"best{SUFFIX}", np.uint8) if self.best else None
-        more["run"] = {k: vars(self)[k] for k in ("step", "episode", "seconds", "returns", "solved", "best", "latest")}
-        more["log_sizes"] = {log.name: log.stat().st_size for log in self.logs()}
-        self.save("checkpoint", **more)
-        self.checkpointed = self.step
-        self.summarise()
+    def what_is_saved(self) -> str:
+        """Where --resume would go on, in words."""
+        if self.checkpoint_step == 0:
+            return "no checkpoint yet"
+        return f"the checkpoint of step {self.checkpoint_step} is whole"
 
-    def save(self, name: str, **more: object) -> None:
-        finite(self.agent.magnitude(), "the sum of all weights and moments (try lower learning rates)")
-        content = {"args": asdict(self.args), "sizes": self.agent.sizes, "agent": self.agent.state()}
-        save(self.path / f"{name}{SUFFIX}", {**content, **more})
-
-    def summarise(self) -> None:
-        summary = {"steps": self.step, "episodes": self.episode, "wall_time_seconds": time.monotonic() - self.began}
-        summary |= {"steps_per_second": self.step / summary["wall_time_seconds"], "solved_at_step_by": self.solved}
-        save(self.path / "summary.json", {**summary, "final_evaluation": self.latest, "best_evaluation": self.best})
-        plot(self.path, [log for log in self.logs() if log.suffix == ".csv"], self.threshold)
+    def save_summary(self) -> None:
+        """Writes summary.json and draws the learning curve."""
+        progress = self.progress
+        seconds = self.seconds()
+        summary = {
+            "steps": progress.step,
+            "episodes": progress.episode,
+            "wall_time_seconds": seconds,
+            "steps_per_second": progress.step / seconds,
+            "solved_at_step_by": progress.solved_at_step_by,
+            "final_evaluation": progress.latest_evaluation,
+            "best_evaluation": progress.best_evaluation,
+        }
+        save_json(self.path / "summary.json", summary)
+        plot(self.path, self.threshold)
 
 
-def plot(path: Path, csvs: list[Path], threshold: float) -> None:
+def plot(path: Path, threshold: float) -> None:
     """Draws learning_curve.png and .pdf of the run in `path` from its CSVs."""
-    logs = {file.stem: pd.read_csv(file, index_col="step") for file in csvs}
+    logs = {}
+    for log in log_files(path):
+        if log.suffix == ".csv":
+            logs[log.stem] = pd.read_csv(log, index_col="step")
     figure = Figure(figsize=(8, 7), layout="constrained")
-    returns, values, lengths = figure.subplot_mosaic("rr;vl", height_ratios=[3, 2]).values()
-    if (log := logs.get("episodes")) is not None:
-        returns.plot(log["return"], ".", color="0.7", ms=4, label="training episode")
-        returns.plot(log["return"].rolling(100, min_periods=1).mean(), lw=2, label="mean of the last 100 of these")
-        lengths.plot(log["length"], ".", color="0.5", ms=4)
-    if (log := logs.get("evaluations")) is not None:
-        returns.errorbar(log.index, log["mean"], log["std"], fmt="ko--", ms=4, lw=1, label="evaluation, mean ± std")
-    if (log := logs.get("updates")) is not None:
-        for (name, column), style in zip(log.rolling(10, 1).mean().items(), ("C0:", "C1--", "k-"), strict=False):
-            values.plot(column, style, label=f"{name}, mean of 10")
-        returns.twinx(ylabel="ε (dash-dotted)", ylim=(0, 1)).plot(log["epsilon"], "C2-.")
-        values.legend()
-    if np.isfinite(threshold):
-        returns.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
-    returns.legend()
-    returns.set(title=path.name, xlabel="step", ylabel="return")
-    values.set(xlabel="step", ylabel="value, loss", yscale="symlog")
-    lengths.set(xlabel="step", ylabel="episode length")
+    axes = figure.subplot_mosaic(
+        [["returns", "returns"], ["updates", "lengths"]], height_ratios=[3, 2]
+    )
+    plot_returns(axes["returns"], logs, threshold)
+    axes["returns"].set_title(path.name)
+    if "updates" in logs:
+        plot_updates(axes["updates"], logs["updates"])
+    axes["updates"].set(xlabel="step", ylabel="value, loss", yscale="symlog")
+    if "episodes" in logs:
+        axes["lengths"].plot(logs["episodes"]["length"], ".", color="0.5", ms=4)
+    axes["lengths"].set(xlabel="step", ylabel="episode length")
     for suffix in ("png", "pdf"):
         figure.savefig(path / f"learning_curve.{suffix}", dpi=150)
 
 
-# -------------------------------------------------------------------------------------------------- the command line
+def plot_returns(axes: Axes, logs: dict[str, pd.DataFrame], threshold: float) -> None:
+    """Plots training episodes, with exploration, and evaluations, without; ε on the right."""
+    if "episodes" in logs:
+        returns = logs["episodes"]["return"]
+        mean = returns.rolling(100, min_periods=1).mean()
+        axes.plot(returns, ".", color="0.7", ms=4, label="training episode")
+        axes.plot(mean, lw=2, label="mean of the last 100 of these")
+    if "evaluations" in logs:
+        log = logs["evaluations"]
+        style = {"fmt": "ko--", "ms": 4, "lw": 1}
+        axes.errorbar(log.index, log["mean"], log["std"], **style, label="evaluation, mean ± std")
+    if np.isfinite(threshold):
+        axes.axhline(threshold, color="black", ls=":", label=f"threshold {threshold:g}")
+    if "updates" in logs:
+        right = axes.twinx()
+        right.plot(logs["updates"]["epsilon"], "C2-.")
+        right.set(ylabel="ε (dash-dotted)", ylim=(0, 1))
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    axes.set(xlabel="step", ylabel="return")
+
+
+def plot_updates(axes: Axes, log: pd.DataFrame) -> None:
+    """Plots the first three of the metrics that update() returns."""
+    for name, style in zip(log.columns[:3], ("C0:", "C1--", "k-"), strict=True):
+        axes.plot(log[name].rolling(10, min_periods=1).mean(), style, label=f"{name}, mean of 10")
+    axes.legend()
+
+
+# -------------------------------------------------------------------------------- the command line
 def check(args: Args) -> None:
-    """Raises RunError, naming the flag, if a value is out of range, or NaN."""
-    if args.target_network not in ("none", "hard", "soft"):  # in an args.json: tyro has looked at the flag
-        raise RunError(f"--target-network is {args.target_network}: it has to be none, hard or soft")
+    """RunError, naming the flag, if a value is out of range."""
+    if args.target_network not in ("none", "hard", "soft"):  # in a changed args.json
+        wrong = f"--target-network is {args.target_network}"
+        raise RunError(f"{wrong}: it has to be none, hard or soft")
     ranges = {
-        "gamma tau epsilon_start epsilon_end": (0, 1),
-        "total_timesteps buffer_size eval_episodes checkpoint_every num_threads": (1, 2**31),
-        "target_period epsilon_decay_steps": (1, 2**31),
-        "train_every": (1, args.total_timesteps),
-        "hidden_sizes": (1, 2**15),
+        "buffer_size": (1, 2**31),
+        "total_timesteps": (1, 2**31),
         "batch_size": (1, min(args.buffer_size, args.total_timesteps)),
-        "seed eval_every": (0, 2**31),
+        "train_every": (1, args.total_timesteps),
         "learning_rate": (0, 1e9),
+        "gamma": (0, 1),
+        "hidden_sizes": (1, 2**15),
+        "target_period": (1, 2**31),
+        "tau": (0, 1),
+        "epsilon_start": (0, 1),
+        "epsilon_end": (0, 1),
+        "epsilon_decay_steps": (1, 2**31),
+        "seed": (0, 2**31),
+        "eval_every": (0, 2**31),
+        "eval_episodes": (1, 2**31),
+        "num_threads": (1, 2**31),
+        "checkpoint_every": (1, 2**31),
     }
-    for names, (low, high) in ranges.items():
-        for name in names.split():
-            if not low <= np.min(value := getattr(args, name, low) or 0) <= np.max(value) <= high:
-                raise RunError(f"--{name.replace('_', '-')} is {value}: it has to be from {low} to {high}")
+    for name, (low, high) in ranges.items():
+        check_range(name, getattr(args, name), low, high)
+
+
+def check_range(name: str, value: float | tuple, low: float, high: float) -> None:
+    """RunError unless the value, or each value of a tuple, lies in [low, high]; NaN does not."""
+    for number in np.atleast_1d(value):
+        if not low <= number <= high:
+            flag = f"--{name.replace('_', '-')}"
+            raise RunError(f"{flag} is {value}: it has to be from {low} to {high}")
+
+
+def given_flags() -> set[str]:
+    """The flags on the command line, as --eval-every: tyro does not say which were given."""
+    flags = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
+    return {flag.replace("_", "-") for flag in flags}
 
 
 def args_to_resume(args: Args, flags: set[str]) -> Args:
-    """The arguments in the args.json of the run to resume, with the larger --total-timesteps if one was given."""
-    if others := flags - {"--resume", "--total-timesteps"}:
-        raise RunError(f"--resume takes everything from the run's args.json: leave out {', '.join(sorted(others))}")
-    content = load(path := Path(args.resume, "args.json"))
-    with explaining(f"cannot use {path}"):
-        old = Args(**{**content["args"], "resume": args.resume})
-        check(old)
+    """The arguments of the run to resume, with the larger --total-timesteps if one is given."""
+    others = flags - {"--resume", "--total-timesteps"}
+    if others:
+        names = ", ".join(sorted(others))
+        raise RunError(f"--resume takes everything from the run's args.json: leave out {names}")
+    path = Path(args.resume, "args.json")
+    content = load_json(path)
+    with as_run_error(f"cannot use {path}"):
+        old_args = Args(**{**content["args"], "resume": args.resume})
+        check(old_args)
     if "--total-timesteps" in flags:
-        if args.total_timesteps <= old.total_timesteps:
-            raise RunError(f"--total-timesteps {args.total_timesteps}: the run already has {old.total_timesteps}")
-        old.total_timesteps = args.total_timesteps
-    return old
+        steps, old_steps = args.total_timesteps, old_args.total_timesteps
+        if steps <= old_steps:
+            raise RunError(f"--total-timesteps {steps}: the run already has {old_steps}")
+        old_args.total_timesteps = steps
+    return old_args
 
 
-def play(args: Args, flags: set[str]) -> None:
-    """--evaluate: plays a checkpoint without noise, in the environment of its training unless --env-id is given."""
-    if others := flags - {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}:
-        raise RunError(f"--evaluate cannot use them: leave out {', '.join(sorted(others))}")
-    policy, trained = load_policy(path := Path(args.evaluate))
+def evaluate_file(args: Args, flags: set[str]) -> None:
+    """Plays --evaluate's agent without noise, where it was trained or in --env-id."""
+    allowed = {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}
+    others = flags - allowed
+    if others:
+        raise RunError(f"--evaluate cannot use {', '.join(sorted(others))}: leave them out")
+    if args.render and args.capture_video:
+        raise RunError("--render shows, --capture-video records: give one of the two")
+    prepare_framework(args)
+    path = Path(args.evaluate)
+    agent, trained = load_agent(path)
     env_id = args.env_id if "--env-id" in flags else trained.env_id
-    env = make_env(env_id, "human" if args.render else None, args.capture_video and path.parent / "videos" / path.stem)
-    with explaining(f"{path}, trained in {trained.env_id}, cannot play {env_id}"):
-        if (sizes := load(path)["sizes"]) != (*env.observation_space.shape, env.action_space.n):
-            raise RunError(f"its sizes of observations and actions are {sizes}")
-        returns = evaluate(env, policy, args.eval_episodes, args.seed)
+    render_mode = "human" if args.render else None
+    video = path.parent / "videos" / path.stem if args.capture_video else None
+    env = make_env(env_id, render_mode, video)
+    with as_run_error(f"{path}, trained in {trained.env_id}, cannot play {env_id}"):
+        if agent.sizes != sizes_of(env):
+            raise RunError(f"its sizes are {agent.sizes}, those of the other {sizes_of(env)}")
+        returns = episodic_returns(env, agent.act, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
-        print(f"episode {episode}, start state {args.seed + episode}: return {episodic_return:.1f}")
-    print(f"mean {np.mean(returns):.1f} ± {np.std(returns):.1f} over {len(returns)} episodes of {env_id}")
+        start_state = args.seed + episode
+        print(f"episode {episode}, start state {start_state}: return {episodic_return:.1f}")
+    mean, std = np.mean(returns), np.std(returns)
+    print(f"mean {mean:.1f} ± {std:.1f} over {len(returns)} episodes of {env_id}")
+
+
+def run_command() -> None:
+    """Trains, resumes or evaluates, as the command line says."""
+    args = tyro.cli(Args, description=__doc__)
+    flags = given_flags()
+    check(args)
+    if args.evaluate:
+        evaluate_file(args, flags)
+    elif args.render:
+        raise RunError("--render shows a trained policy: it needs --evaluate")
+    elif args.resume:
+        train(args_to_resume(args, flags))
+    else:
+        train(args)
 
 
 def main() -> None:
-    """Reads the command line, then trains, resumes or plays. Here every foreseen error becomes one line."""
+    """Runs the command. A foreseen error becomes the last line on stderr, and status 2."""
     sys.stdout.reconfigure(line_buffering=True, errors="replace")
-    sys.path.append("")  # the current folder, for one's own my_module:MyEnv-v0
-    threading.excepthook = lambda x: isinstance(x.exc_value, OSError) or threading.__excepthook__(x)  # TensorBoard's
-    warnings.simplefilter("ignore")  # the libraries' are long, and would hide the line that matters
-    args = tyro.cli(Args, description=__doc__)
-    flags = {flag.partition("=")[0].replace("_", "-") for flag in sys.argv[1:] if flag.startswith("--")}
+    sys.path.append("")  # the current folder, for an environment of one's own: my_module:MyEnv-v0
+    threading.excepthook = report_thread_failure
     try:
-        check(args)
-        if args.evaluate:
-            return play(args, flags)
-        if args.render:
-            raise RunError("--render shows a trained policy: it needs --evaluate")
-        train(args_to_resume(args, flags) if args.resume else args)
+        run_command()
     except KeyboardInterrupt:
         sys.exit(130)
     except (RunError, gym.error.Error, ImportError, MemoryError, OSError) as error:
-        hint = f" (pip install {name})" if (name := getattr(error, "name", None)) else ""
-        print(" ".join(f"{error}{hint}".split()), file=sys.stderr)
+        print(in_one_line(error), file=sys.stderr)
         sys.exit(2)
+
+
+def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    """Prints a traceback, but not when TensorBoard's thread cannot write: train() will say so."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
+
+
+def in_one_line(error: Exception) -> str:
+    """What is wrong; for a missing package, also how to get it."""
+    text = " ".join(str(error).split())
+    if not text:  # a MemoryError says nothing
+        text = type(error).__name__
+    if isinstance(error, ImportError) and error.name:
+        text += f" (pip install {error.name})"
+    return text
 
 
 if __name__ == "__main__":

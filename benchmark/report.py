@@ -1,19 +1,19 @@
 """Makes a study's figures and tables from the CSVs of its finished runs, and from nothing else.
 
     python benchmark/report.py normalisation    # into benchmark/results/normalisation
-    python benchmark/report.py --readme         # all studies, and the README's section of results
+    python benchmark/report.py --all            # every study's report and benchmark/RESULTS.md
 
 | file | what it holds |
 |---|---|
-| report.md | all below, with a row for every seed |
-| learning-curves-*.pdf, *.png | noise-free evaluations: interquartile mean over the seeds, 95 % bootstrap interval |
-| steps-to-solve-*.pdf, *.png | share of the seeds solved by each step: one minus the Kaplan-Meier estimate |
+| report.md | all that follows, and a row for every seed |
+| learning-curves-* | noise-free evaluations: interquartile mean over the seeds, 95 % interval |
+| steps-to-solve-* | share of the seeds solved by each step: one minus the Kaplan-Meier estimate |
 | results.tex, hyperparameters.tex | tables for a paper (booktabs, graphicx) |
 | protocol.tex | a paragraph for its appendix: protocol, statistics, versions, hardware |
 
-The figures come in the widths of one and of two columns. What counts is the last evaluation of each run, and the mean
-of its last ten: never the best run, nor the best point of a curve. The statistics follow Agarwal et al. 2021
-(https://arxiv.org/abs/2108.13264).
+The figures are PDF and PNG files, in the widths of one and of two columns. What counts is the last
+evaluation of each run, and the mean of its last ten: never the best run, nor the best point of a
+curve. The statistics follow Agarwal et al. 2021 (https://arxiv.org/abs/2108.13264).
 """
 
 import argparse
@@ -21,49 +21,85 @@ import math
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import matplotlib
-import matplotlib.axes
-import matplotlib.ticker
-import numpy as np
-import pandas as pd
 import study
-from matplotlib.figure import Figure
-from scipy import stats
 
-RESAMPLES, CONFIDENCE = 2_000, 0.95
-WIDTHS = {"one-column": (3.4, 1), "two-column": (7.0, 3)}  # inches, panels side by side
-LINES = ("-", "--", ":", "-.")
-STYLE = {"font.size": 7, "axes.titlesize": 7, "pdf.fonttype": 42, "axes.spines.top": False, "axes.spines.right": False}
-README = study.ROOT / "README.md"
-MARKS = "<!-- results: python benchmark/report.py --readme -->", "<!-- end of results -->"
+try:
+    import matplotlib
+    import numpy as np
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+    from scipy import stats
+except ImportError as error:
+    study.explain_missing_package(error, __name__)
+
+RESAMPLES = 2_000
+CONFIDENCE = 0.95
+COVERAGE = {3: 76, 5: 89, 10: 93}  # in %, by number of runs: a test measures it
+LAST_EVALUATIONS = 10
+
+MOST_LINES = 4  # in one panel
+LINE_STYLES = ["-", "--", ":", "-."]
+FIGURE_STYLE = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's Type 3
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 
 
-# ------------------------------------------------------------------------------------------------------- statistics
+class Width(NamedTuple):
+    """How wide a figure is, and how much stands side by side in it."""
+
+    inches: float
+    panels: int
+    legend_entries: int
+
+
+WIDTHS = {"one-column": Width(3.4, 1, 3), "two-column": Width(7.0, 3, 6)}
+BENCHMARK = study.ROOT / "benchmark"
+PAGE = BENCHMARK / "RESULTS.md"
+
+
+# -------------------------------------------------------------------------------------- statistics
 def iqm(scores: np.ndarray, axis: int = 0) -> np.ndarray:
-    """Interquartile mean: the mean of what is left without the lowest and the highest quarter (rounded down)."""
+    """Interquartile mean: the mean without the lowest and the highest quarter (rounded down)."""
     return stats.trim_mean(scores, 0.25, axis=axis)
 
 
-def interval(strata: list[np.ndarray], statistic: Callable = iqm, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Stratified percentile bootstrap: the bounds, (…), of a statistic of runs; strata of (runs, …), one per task.
+def bootstrap_interval(
+    strata: list[np.ndarray], statistic: Callable = iqm, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentile bootstrap: lower and upper bound, (…), of a statistic over runs.
 
-    Every resample draws, from each task, as many of its runs as it has, with replacement. Of few runs it is too
-    narrow: of 3, 5, 10 draws from a normal distribution it covers the mean in about 76, 89, 93 % of cases, by the IQM.
+    Each stratum, (runs, …), holds the runs of one task. Every resample draws from each task as many
+    of its runs as it has, with replacement. Of few runs the interval is too narrow: see COVERAGE.
     """
     rng = np.random.default_rng(seed)
-    drawn = [x[rng.integers(len(x), size=(RESAMPLES, len(x)))] for x in strata]  # each (resamples, runs, …)
+    resamples = []
+    for runs in strata:
+        indices = rng.integers(len(runs), size=(RESAMPLES, len(runs)))
+        resamples.append(runs[indices])  # (resamples, runs, …)
+    values = statistic(np.concatenate(resamples, axis=1), axis=1)  # (resamples, …)
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(statistic(np.concatenate(drawn, axis=1), axis=1), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
     return low, high
 
 
 @dataclass(frozen=True)
 class StepsToSolve:
-    """How long each run took to its first evaluation at the threshold; or, censored, its length without one."""
+    """How long each run took to its first evaluation at the threshold.
+
+    A run that never reached it is censored: `steps` is its length.
+    """
 
     steps: np.ndarray  # (runs,)
     solved: np.ndarray  # (runs,), bool
@@ -72,27 +108,38 @@ class StepsToSolve:
         """Steps, and the share of runs solved by then: one minus the Kaplan-Meier estimate."""
         if not self.solved.any():
             return np.array([0, self.steps.max()]), np.zeros(2)
-        sample = stats.CensoredData(self.steps[self.solved], right=self.steps[~self.solved])
-        cdf = stats.ecdf(sample).cdf
+        censored = stats.CensoredData(self.steps[self.solved], right=self.steps[~self.solved])
+        cdf = stats.ecdf(censored).cdf
         return np.array([0, *cdf.quantiles]), np.array([0, *cdf.probabilities])
 
     def median(self) -> float:
-        """The first step by which half of the runs are solved; infinite if never within their lengths."""
+        """The first step by which half of the runs are solved; infinite if there is none."""
         steps, share = self.share()
-        return float(steps[share >= 0.5 - 1e-9][0]) if share[-1] >= 0.5 - 1e-9 else math.inf
+        half = share >= 0.5 - 1e-9
+        if not half.any():
+            return math.inf
+        return float(steps[half][0])
 
 
-# ---------------------------------------------------------------------------------------------------------- the runs
+# ---------------------------------------------------------------------------------------- the runs
 @dataclass
-class Line:
-    """All finished runs of a setting in an environment."""
+class SettingResults:
+    """All finished runs of one setting in one environment."""
 
     env_id: str
     setting: str
-    threshold: float
+    threshold: float  # NaN without one
     seeds: list[int]
     paths: list[Path]
-    evaluations: pd.DataFrame  # mean return, a row per step that all of them evaluated, a column per seed
+    evaluations: pd.DataFrame  # mean returns: a row per step, a column per seed
+
+    @property
+    def has_threshold(self) -> bool:
+        return math.isfinite(self.threshold)
+
+    @property
+    def total_steps(self) -> int:
+        return self.evaluations.index[-1]
 
     @property
     def last(self) -> np.ndarray:
@@ -102,429 +149,811 @@ class Line:
     @property
     def last_ten(self) -> np.ndarray:
         """The mean of the last ten evaluations of each run, (runs,)."""
-        return self.evaluations.iloc[-10:].mean().to_numpy()
+        return self.evaluations.iloc[-LAST_EVALUATIONS:].mean().to_numpy()
 
     def steps_to_solve(self) -> StepsToSolve:
-        reached = (self.evaluations >= self.threshold).to_numpy()
+        reached = (self.evaluations >= self.threshold).to_numpy()  # (evaluations, runs)
         steps = self.evaluations.index.to_numpy()
-        return StepsToSolve(np.where(reached.any(0), steps[reached.argmax(0)], steps[-1]), reached.any(0))
+        solved = reached.any(axis=0)
+        first = steps[reached.argmax(axis=0)]
+        return StepsToSolve(np.where(solved, first, steps[-1]), solved)
 
 
-def read(path: Path) -> pd.Series:
-    """The mean of every evaluation of a run, by its step; StudyError if the CSV is damaged."""
+def load_results(wanted: study.Study, results: Path = study.RESULTS) -> list[SettingResults]:
+    """The finished runs of a study by environment and setting; StudyError if there is none."""
+    runs_by_setting: dict[tuple[str, str], dict[int, Path]] = {}
+    for run in wanted.runs:
+        path = run.found(results)
+        if path is not None:
+            runs_by_setting.setdefault((run.env_id, run.setting), {})[run.seed] = path
+    if not runs_by_setting:
+        command = f"python benchmark/sweep.py {wanted.asked_for}"
+        if results != study.RESULTS:
+            command += f" --results {results}"
+        raise study.StudyError(f"no run of {wanted.name} is finished: {command}")
+
+    groups = []
+    for (env_id, setting), paths in runs_by_setting.items():
+        curves = {seed: read_evaluations(path) for seed, path in paths.items()}
+        evaluations = pd.concat(curves, axis=1)
+        threshold = wanted.thresholds[env_id]
+        groups.append(
+            SettingResults(
+                env_id, setting, threshold, list(paths), list(paths.values()), evaluations
+            )
+        )
+    return groups
+
+
+def read_evaluations(path: Path) -> pd.Series:
+    """The mean of every evaluation of a run by its step; StudyError if the CSV is damaged."""
+    file = path / "evaluations.csv"
     try:
-        curve = pd.read_csv(path / "evaluations.csv", index_col="step")["mean"].astype(float)
-        whole = curve.index.is_monotonic_increasing and curve.index.is_unique and np.isfinite(curve).all()
-        if not whole or curve.index[-1] != study.identity(path)[2]["total_timesteps"]:
-            raise ValueError("rows are missing, or too many")
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise study.StudyError(f"{path / 'evaluations.csv'} is damaged: {error}") from None
+        curve = pd.read_csv(file, index_col="step")["mean"].astype(float)
+    except (OSError, ValueError, KeyError) as error:
+        raise study.StudyError(f"{file} is damaged: {error}") from None
+    in_order = curve.index.is_monotonic_increasing and curve.index.is_unique
+    if not in_order or curve.empty or curve.index[-1] != run_args(path)["total_timesteps"]:
+        raise study.StudyError(f"{file} is damaged: rows are missing, or too many")
+    if not np.isfinite(curve).all():
+        raise study.StudyError(f"{file} is damaged: not all means are numbers")
     return curve
 
 
-def lines(wanted: study.Study, results: Path = study.RESULTS) -> list[Line]:
-    """The study's runs as far as they are finished; StudyError if none is."""
-    found = {trial: trial.found(results) for trial in wanted.trials}
-    groups = dict.fromkeys((trial.env_id, trial.setting) for trial in wanted.trials)
-    made = []
-    for env_id, setting in groups:
-        runs = {t.seed: p for t, p in found.items() if (t.env_id, t.setting) == (env_id, setting) and p}
-        if runs:
-            evaluations = pd.concat([read(path) for path in runs.values()], axis=1, keys=runs)
-            made.append(Line(env_id, setting, wanted.solved[env_id], [*runs], [*runs.values()], evaluations))
-    if not made:
-        where = "" if results == study.RESULTS else f" --results {results}"
-        raise study.StudyError(f"no run of {wanted.name} is finished: python benchmark/sweep.py {wanted.given}{where}")
-    return made
+def run_args(path: Path) -> dict[str, object]:
+    """The arguments in a run's args.json that decide its numbers."""
+    if study.is_of_our_scripts(path):
+        return study.identity(path).args
+    return study.deciding(study.load_json(path / "args.json")["args"])
 
 
-def missing(wanted: study.Study, made: list[Line]) -> str:
-    """The runs that are in no number: not begun, not finished, or failed; empty if there are none."""
-    there = {(line.env_id, line.setting): line.seeds for line in made}
-    groups: dict[tuple[str, str], list[int]] = {}
-    for trial in wanted.trials:
-        if trial.seed not in there.get((trial.env_id, trial.setting), []):
-            groups.setdefault((trial.env_id, trial.setting), []).append(trial.seed)
-    return "; ".join(f"{env_id} {setting}, {counted(seeds)}" for (env_id, setting), seeds in groups.items())
+def all_paths(groups: list[SettingResults]) -> list[Path]:
+    """The directories of all runs."""
+    return [path for group in groups for path in group.paths]
 
 
-# ----------------------------------------------------------------------------------------------------------- figures
-def panels(shown: list[Line]) -> list[list[Line]]:
-    """What is drawn in one panel: an environment's lines, or, of more than four, some of them."""
-    groups = [[line for line in shown if line.env_id == env_id] for env_id in dict.fromkeys(x.env_id for x in shown)]
-    return [list(part) for of in groups for part in np.array_split(np.array(of, object), math.ceil(len(of) / 4))]
+def unique(items: list) -> list:
+    """The items without repetitions, in order."""
+    return list(dict.fromkeys(items))
 
 
-def draw(made: list[Line], folder: Path) -> None:
-    """Draws both figures, in both widths, as PDF and PNG."""
-    settings = list(dict.fromkeys(line.setting for line in made))
-    colors = matplotlib.color_sequences["petroff10"]  # made to be told apart by the colour-blind, too
-    styles = {x: {"color": colors[i % 10], "ls": LINES[i % 4]} for i, x in enumerate(settings)}
-    kinds = {"learning-curves": (curve_panel, panels(made))}
-    kinds["steps-to-solve"] = solved_panel, panels([line for line in made if np.isfinite(line.threshold)])
-    one_environment = len({line.env_id for line in made}) == 1
-    with matplotlib.rc_context(STYLE):
-        for kind, (draw_line, parts) in kinds.items():
-            for width, (inches, most) in WIDTHS.items() if parts else ():
-                columns = min(most, len(parts))
-                rows = math.ceil(len(parts) / columns)
-                figure = Figure(figsize=(inches, 2.3 * rows + 0.2), layout="constrained")
-                grid = figure.subplots(rows, columns, squeeze=False, sharey=one_environment).flat
-                for axes, part in zip(grid, parts, strict=False):
-                    for line in part:
-                        draw_line(axes, line, styles[line.setting])
-                    axes.set(title=part[0].env_id, xlabel="environment steps")
-                    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
-                    axes.locator_params(axis="x", nbins=5)
-                if len(settings) > 1:
-                    handles = {line.get_label(): line for axes in figure.axes for line in axes.lines}
-                    handles = [handles[setting] for setting in settings if setting in handles]
-                    figure.legend(
-                        handles=handles, loc="outside lower center", ncols=3 if most == 1 else 6, frameon=False
-                    )
-                for suffix in ("pdf", "png"):
-                    date = {"CreationDate": None} if suffix == "pdf" else None  # the same data, the same file
-                    figure.savefig(folder / f"{kind}-{width}.{suffix}", dpi=200, metadata=date)
+# ----------------------------------------------------------------------------------------- figures
+def draw_figures(groups: list[SettingResults], folder: Path) -> None:
+    """Draws both figures of a study, in both widths, as PDF and PNG."""
+    styles = line_styles(groups)
+    with_threshold = [group for group in groups if group.has_threshold]
+    with matplotlib.rc_context(FIGURE_STYLE):
+        for name, width in WIDTHS.items():
+            panels = split_into_panels(groups)
+            figure = draw_panels(panels, width, styles, draw_learning_curve)
+            save_figure(figure, folder / f"learning-curves-{name}")
+            if with_threshold:
+                panels = split_into_panels(with_threshold)
+                figure = draw_panels(panels, width, styles, draw_share_solved)
+                save_figure(figure, folder / f"steps-to-solve-{name}")
 
 
-def curve_panel(axes: matplotlib.axes.Axes, line: Line, style: dict) -> None:
+def line_styles(groups: list[SettingResults]) -> dict[str, dict]:
+    """Colour and dashes of each setting, the same in all panels."""
+    colors = matplotlib.color_sequences["petroff10"]  # which the colour-blind can tell apart
+    styles = {}
+    for i, setting in enumerate(unique([group.setting for group in groups])):
+        dashes = LINE_STYLES[i % len(LINE_STYLES)]
+        styles[setting] = {"color": colors[i % len(colors)], "ls": dashes}
+    return styles
+
+
+def split_into_panels(groups: list[SettingResults]) -> list[list[SettingResults]]:
+    """The settings that share a panel: those of an environment, but at most four of them."""
+    panels = []
+    for env_id in unique([group.env_id for group in groups]):
+        lines = [group for group in groups if group.env_id == env_id]
+        parts = math.ceil(len(lines) / MOST_LINES)
+        for indices in np.array_split(np.arange(len(lines)), parts):
+            panels.append([lines[i] for i in indices])
+    return panels
+
+
+def draw_panels(
+    panels: list[list[SettingResults]], width: Width, styles: dict[str, dict], draw_line: Callable
+) -> Figure:
+    """Draws a panel for each list of settings, and one legend for all."""
+    columns = min(width.panels, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    one_environment = len({group.env_id for panel in panels for group in panel}) == 1
+    figure = Figure(figsize=(width.inches, 2.3 * rows + 0.2), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=one_environment)
+    for axes in grid.flat[len(panels) :]:  # the last row may have room left
+        axes.remove()
+    for axes, panel in zip(figure.axes, panels, strict=True):
+        for group in panel:
+            draw_line(axes, group, styles[group.setting])
+        axes.set(title=panel[0].env_id, xlabel="environment steps")
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.locator_params(axis="x", nbins=5)
+    if len(styles) > 1:
+        lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+        handles = [lines[setting] for setting in styles if setting in lines]
+        place = {"loc": "outside lower center", "frameon": False}
+        figure.legend(handles=handles, ncols=width.legend_entries, **place)
+    return figure
+
+
+def draw_learning_curve(axes: Axes, group: SettingResults, style: dict) -> None:
     """Interquartile mean and interval of the evaluations."""
-    steps, scores = line.evaluations.index, line.evaluations.to_numpy().T
-    axes.plot(steps, iqm(scores), **style, lw=1.3, label=line.setting)
-    axes.fill_between(steps, *interval([scores]), color=style["color"], alpha=0.2, lw=0)
+    steps = group.evaluations.index
+    scores = group.evaluations.to_numpy().T  # (runs, evaluations)
+    low, high = bootstrap_interval([scores])
+    axes.plot(steps, iqm(scores), **style, lw=1.3, label=group.setting)
+    axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, lw=0)
     axes.set_ylabel("return without noise")
-    if np.isfinite(line.threshold):
-        axes.axhline(line.threshold, color="0.5", lw=0.6, ls=(0, (1, 2)))
+    if group.has_threshold:
+        axes.axhline(group.threshold, color="0.5", lw=0.6, ls=(0, (1, 2)))
 
 
-def solved_panel(axes: matplotlib.axes.Axes, line: Line, style: dict) -> None:
-    """Share of the runs solved by each step."""
-    steps, share = line.steps_to_solve().share()
-    axes.step([*steps, line.evaluations.index[-1]], [*share, share[-1]], where="post", **style, label=line.setting)
-    axes.set(ylim=(-0.03, 1.03), ylabel=f"share of seeds at {line.threshold:g}")
+def draw_share_solved(axes: Axes, group: SettingResults, style: dict) -> None:
+    """Share of the runs that are solved by each step."""
+    steps, share = group.steps_to_solve().share()
+    steps = [*steps, group.total_steps]
+    share = [*share, share[-1]]
+    axes.step(steps, share, where="post", **style, label=group.setting)
+    axes.set(ylim=(-0.03, 1.03), ylabel=f"share of seeds at {group.threshold:g}")
 
 
-# ------------------------------------------------------------------------------------------------------------ tables
-def summary(made: list[Line]) -> pd.DataFrame:
-    """A row per environment and setting, as text."""
-    rows = []
-    for line in made:
-        solving, n = line.steps_to_solve(), len(line.seeds)
-        row = {"environment": line.env_id, "setting": line.setting, "seeds": str(n)}
-        if np.isfinite(line.threshold):
-            low, high = stats.binomtest(int(solving.solved.sum()), n).proportion_ci(CONFIDENCE)
-            row["solved"] = f"{solving.solved.sum()} of {n} [{100 * low:.0f}, {100 * high:.0f} %]"
-            median = solving.median()
-            row["median step"] = f"{median:,.0f}" if np.isfinite(median) else f"> {line.evaluations.index[-1]:,}"
-            row["solved at the end"] = f"{(line.last >= line.threshold).sum()} of {n}"
-        for name, scores in (("last evaluation", line.last), ("mean of the last ten", line.last_ten)):
-            row[f"{name}: IQM"] = number_with_interval(scores)
-        row["last evaluation: mean ± std"] = mean_and_std(line.last)
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("–")
+def save_figure(figure: Figure, path: Path) -> None:
+    """Saves a figure as PDF and PNG: the same data, the same bytes."""
+    figure.savefig(f"{path}.pdf", dpi=200, metadata={"CreationDate": None})
+    figure.savefig(f"{path}.png", dpi=200)
 
 
-def number_with_interval(scores: np.ndarray) -> str:
-    if len(scores) < 2:
-        return digits(iqm(scores))
-    low, high = interval([scores])
+# ----------------------------------------------------------------------------------------- numbers
+def digits(value: float) -> str:
+    """A number with one decimal, or none from a thousand on."""
+    text = f"{value:.1f}"
+    if abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    return text.replace("-", "−")
+
+
+def iqm_with_interval(scores: np.ndarray) -> str:
+    """The interquartile mean of runs; with its interval, if there is more than one."""
+    if len(scores) == 1:
+        return digits(scores[0])
+    low, high = bootstrap_interval([scores])
     return f"{digits(iqm(scores))} [{digits(low)}, {digits(high)}]"
 
 
 def mean_and_std(scores: np.ndarray) -> str:
-    """As others report it; the standard deviation is the sample's, and none of one run."""
-    return digits(scores.mean()) + (f" ± {digits(scores.std(ddof=1))}" if len(scores) > 1 else "")
+    """As others report it, with the sample's standard deviation, which one run does not have."""
+    if len(scores) == 1:
+        return digits(scores[0])
+    return f"{digits(scores.mean())} ± {digits(scores.std(ddof=1))}"
 
 
-def digits(value: float) -> str:
-    """One decimal below a thousand."""
-    return (f"{value:.1f}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", "−")
+def solved_with_interval(solved: np.ndarray) -> str:
+    """How many runs are solved; with Clopper and Pearson's interval of the share."""
+    test = stats.binomtest(int(solved.sum()), len(solved))
+    low, high = test.proportion_ci(CONFIDENCE)
+    return f"{solved.sum()} of {len(solved)} [{100 * low:.0f}, {100 * high:.0f} %]"
 
 
-def normalised(made: list[Line]) -> pd.DataFrame | None:
-    """All environments together, a row per setting: 0 = untrained, 1 = the threshold; None if there is but one.
+def median_step(group: SettingResults) -> str:
+    """The step by which half of the runs are solved."""
+    median = group.steps_to_solve().median()
+    if math.isinf(median):
+        return f"> {group.total_steps:,}"
+    return f"{median:,.0f}"
 
-    Left out are settings that have not as many finished runs in every environment.
+
+def seed_range(seeds: list[int]) -> str:
+    """Seeds in words: 0, 1, 2, 3 as seeds 0 to 3."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"seeds {', '.join(map(str, seeds))}"
+
+
+# ------------------------------------------------------------------------------------------ tables
+def summary(groups: list[SettingResults]) -> pd.DataFrame:
+    """A row per environment and setting, as text."""
+    rows = []
+    for group in groups:
+        row = {"environment": group.env_id, "setting": group.setting}
+        row["seeds"] = str(len(group.seeds))
+        if group.has_threshold:
+            at_the_end = (group.last >= group.threshold).sum()
+            row["solved"] = solved_with_interval(group.steps_to_solve().solved)
+            row["median step"] = median_step(group)
+            row["solved at the end"] = f"{at_the_end} of {len(group.seeds)}"
+        row["last evaluation: IQM"] = iqm_with_interval(group.last)
+        row["mean of the last ten: IQM"] = iqm_with_interval(group.last_ten)
+        row["last evaluation: mean ± std"] = mean_and_std(group.last)
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("–")
+
+
+def all_environments_together(groups: list[SettingResults]) -> pd.DataFrame | None:
+    """A row per setting, of all environments: 0 is the untrained policy, 1 the threshold.
+
+    Left out are settings that have not as many finished runs in every environment. None if there
+    are not two environments, or no such setting.
     """
-    env_ids = list(dict.fromkeys(line.env_id for line in made if np.isfinite(line.threshold)))
+    groups = [group for group in groups if group.has_threshold]
+    env_ids = unique([group.env_id for group in groups])
     if len(env_ids) < 2:
         return None
-    untrained = {x: np.mean([line.evaluations.loc[0].mean() for line in made if line.env_id == x]) for x in env_ids}
     rows = []
-    for setting in dict.fromkeys(line.setting for line in made):
-        of = [line for line in made if line.setting == setting and line.env_id in env_ids]
-        if len(of) == len(env_ids) and len({len(line.seeds) for line in of}) == 1:  # each task counts as much
-            scores = [(x.last - untrained[x.env_id]) / (x.threshold - untrained[x.env_id]) for x in of]
-            low, high = interval(scores)
-            value = f"{iqm(np.concatenate(scores)):.2f} [{low:.2f}, {high:.2f}]"
-            rows.append(
-                {"setting": setting, "runs": str(sum(map(len, scores))), "normalised last evaluation: IQM": value}
-            )
-    return pd.DataFrame(rows) if rows else None
+    for setting in unique([group.setting for group in groups]):
+        same = [group for group in groups if group.setting == setting]
+        numbers_of_runs = {len(group.seeds) for group in same}
+        if len(same) == len(env_ids) and len(numbers_of_runs) == 1:  # each task counts as much
+            scores = [normalised_scores(group, groups) for group in same]
+            low, high = bootstrap_interval(scores)
+            runs = np.concatenate(scores)
+            value = f"{iqm(runs):.2f} [{low:.2f}, {high:.2f}]"
+            row = {"setting": setting, "runs": str(len(runs))}
+            rows.append({**row, "normalised last evaluation: IQM": value})
+    if not rows:
+        return None
+    return pd.DataFrame(rows)
 
 
-def per_seed(made: list[Line]) -> pd.DataFrame:
+def normalised_scores(group: SettingResults, groups: list[SettingResults]) -> np.ndarray:
+    """Last evaluations, (runs,), from 0 for the untrained policies to 1 for the threshold."""
+    first = [x.evaluations.loc[0].mean() for x in groups if x.env_id == group.env_id]
+    untrained = np.mean(first)
+    return (group.last - untrained) / (group.threshold - untrained)
+
+
+def every_seed(groups: list[SettingResults]) -> pd.DataFrame:
     """A row per run, as text."""
     rows = []
-    for line in made:
-        solving = line.steps_to_solve()
-        for i, seed in enumerate(line.seeds):
-            row = {"environment": line.env_id, "setting": line.setting, "seed": str(seed)}
-            if np.isfinite(line.threshold):
-                row["solved at step"] = f"{solving.steps[i]:,}" if solving.solved[i] else "never"
-            row |= {"last evaluation": digits(line.last[i]), "mean of the last ten": digits(line.last_ten[i])}
+    for group in groups:
+        solving = group.steps_to_solve()
+        for i, seed in enumerate(group.seeds):
+            row = {"environment": group.env_id, "setting": group.setting, "seed": str(seed)}
+            if group.has_threshold:
+                row["solved at step"] = "never"
+                if solving.solved[i]:
+                    row["solved at step"] = f"{solving.steps[i]:,}"
+            row["last evaluation"] = digits(group.last[i])
+            row["mean of the last ten"] = digits(group.last_ten[i])
+            row["commit"] = commit(group.paths[i])
             rows.append(row)
     return pd.DataFrame(rows).fillna("–")
 
 
-def hyperparameters(wanted: study.Study, made: list[Line]) -> pd.DataFrame:
-    """What the runs' args.json say of every argument that decides the numbers, beside the paper's value."""
-    known, rows = study.arguments(wanted.script), []
-    runs = [(line, study.identity(path)[2]) for line in made for path in line.paths]
-    for name in (name for name in known if name not in study.BOOKKEEPING | {"env_id", "seed"}):
-        values: dict[str, dict] = {}  # each with the environments and settings that have it
-        for line, args in runs:
-            value = " ".join(map(str, args[name])) if isinstance(args[name], list) else str(args[name])
-            values.setdefault(value, {})[line.env_id, line.setting] = None
-        paper = re.search(r"paper: ([^;)]+)", known[name][1])
-        value = "; ".join(f"{x} ({whose(who, made)})" if len(values) > 1 else x for x, who in values.items())
-        rows.append({"hyperparameter": name.replace("_", "-"), "value": value, "paper": paper[1] if paper else ""})
+def commit(path: Path) -> str:
+    """The version of the code that made a run, from the machine.json that the sweep writes."""
+    file = path / "machine.json"
+    if not file.exists():
+        return "not recorded"
+    machine = study.load_json(file)
+    if machine.get("commit") is None:
+        return "not recorded"
+    if machine.get("clean"):
+        return machine["commit"][:10]
+    return f"{machine['commit'][:10]}, with changes"
+
+
+def hyperparameters(wanted: study.Study, groups: list[SettingResults]) -> pd.DataFrame:
+    """Every argument that decides the numbers, and whose it is if not all runs have it."""
+    owners_by_value: dict[str, dict[str, list]] = {}  # of each argument
+    for group in groups:
+        for path in group.paths:
+            for name, value in run_args(path).items():
+                owners = owners_by_value.setdefault(name, {}).setdefault(as_text(value), [])
+                owners.append((group.env_id, group.setting))
+    rows = []
+    for name, values in owners_by_value.items():
+        if name in ("env_id", "seed"):
+            continue
+        parts = [value + in_brackets(owners, groups) for value, owners in values.items()]
+        row = {"hyperparameter": name.replace("_", "-"), "value": "; ".join(parts)}
+        if wanted.script is not None:
+            row["paper"] = paper_value(wanted.script, name)
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def whose(who: dict, made: list[Line]) -> str:
-    """Names some environments and settings of a study as shortly as can be."""
-    env_ids, settings = (dict.fromkeys(x[i] for x in who) for i in (0, 1))
-    everywhere = {(line.env_id, line.setting) for line in made}
-    if {x for x in everywhere if x[0] in env_ids} == set(who):
-        return ", ".join(env_ids)
-    if {x for x in everywhere if x[1] in settings} == set(who):
-        return ", ".join(settings)
-    return ", ".join(" ".join(x) for x in who)
+def as_text(value: object) -> str:
+    """An argument's value, as on a command line."""
+    if isinstance(value, list):
+        return " ".join(as_text(x) for x in value)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {as_text(x)}" for name, x in value.items())
+    return str(value)
+
+
+def paper_value(script: str, name: str) -> str:
+    """The paper's value of a flag, as the comment beside the flag says; empty without one."""
+    flags = study.script_flags(script)
+    if name not in flags:
+        return ""
+    value = re.search(r"paper: ([^;)]+)", flags[name].comment)
+    if value is None:
+        return ""
+    return value[1]
+
+
+def in_brackets(owners: list[tuple[str, str]], groups: list[SettingResults]) -> str:
+    """Environments and settings, as shortly as can be; nothing if they are all of the study."""
+    everywhere = {(group.env_id, group.setting) for group in groups}
+    if set(owners) == everywhere:
+        return ""
+    env_ids = unique([env_id for env_id, _ in owners])
+    settings = unique([setting for _, setting in owners])
+    if set(owners) == {x for x in everywhere if x[0] in env_ids}:
+        return f" ({', '.join(env_ids)})"
+    if set(owners) == {x for x in everywhere if x[1] in settings}:
+        return f" ({', '.join(settings)})"
+    return f" ({', '.join(' '.join(owner) for owner in unique(owners))})"
 
 
 def markdown(table: pd.DataFrame) -> str:
-    rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    """A table in Markdown."""
+    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def latex(table: pd.DataFrame, caption: str, form: str = "") -> str:
-    """A table as wide as the page (booktabs, graphicx); every text is escaped. `form`: its columns, in LaTeX."""
-    table, form = table.map(tex).rename(columns=tex), form or "l" * len(table.columns)
-    text = table.to_latex(index=False, escape=False, column_format=form, caption=tex(caption), position="t")
-    text = re.sub(r"\\(begin|end){table}", r"\\\1{table*}", text)
-    text = text.replace(r"\begin{tabular}", "\\resizebox{\\textwidth}{!}{\\begin{tabular}")
-    return text.replace(r"\end{tabular}", r"\end{tabular}}")
+# ------------------------------------------------------------------------------------------- LaTeX
+LATEX_SIGNS = {
+    "±": r"\pm",
+    "γ": r"\gamma",
+    "τ": r"\tau",
+    "σ": r"\sigma",
+    "θ": r"\theta",
+    "μ": r"\mu",
+    "ε": r"\epsilon",
+    "α": r"\alpha",
+    "≥": r"\geq",
+    "≤": r"\leq",
+    "√": r"\surd",
+    "∇": r"\nabla",
+    "×": r"\times",
+    "<": "<",
+    ">": ">",
+}
 
 
-SIGNS = {"±": r"\pm", "γ": r"\gamma", "τ": r"\tau", "σ": r"\sigma", "θ": r"\theta", "μ": r"\mu", "ε": r"\epsilon"}
-SIGNS |= {"α": r"\alpha", "≥": r"\geq", "≤": r"\leq", "√": r"\surd", "∇": r"\nabla", "×": r"\times", "<": "<", ">": ">"}
-
-
-def tex(text: str) -> str:
+def latex_text(text: str) -> str:
     """Text as LaTeX has it; what it has no sign for becomes a question mark."""
     text = text.replace("\\", "/").replace("−", "-").replace("–", "--").replace("’", "'")
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text).replace("~", " ").replace("^", r"\textasciicircum{}")
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
+    text = text.replace("~", " ").replace("^", r"\textasciicircum{}")
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
-    for sign, command in SIGNS.items():
+    for sign, command in LATEX_SIGNS.items():
         text = text.replace(sign, f"${command}$")
     return text.encode("ascii", "replace").decode()
 
 
-# ------------------------------------------------------------------------------------------------------------- texts
-def protocol(wanted: study.Study, made: list[Line]) -> str:
-    """The paragraph for an appendix."""
-    args = [(line, study.identity(path)[2]) for line in made for path in line.paths]
-    same = dict.fromkeys(
-        f"{a['total_timesteps']:,} environment steps in {line.env_id}, evaluated every {a['eval_every']:,}"
-        for line, a in args
+def latex_table(table: pd.DataFrame, caption: str, columns: str) -> str:
+    """A table as wide as the page (booktabs, graphicx). `columns`: their form, as LaTeX has it."""
+    text = (
+        table.map(latex_text)
+        .rename(columns=latex_text)
+        .to_latex(
+            index=False,
+            escape=False,
+            column_format=columns,
+            caption=latex_text(caption),
+            position="t",
+        )
     )
-    episodes = " or ".join(dict.fromkeys(str(a["eval_episodes"]) for _, a in args))
-    threads = " or ".join(dict.fromkeys(str(a.get("num_threads", 1)) for _, a in args))
-    devices = " or ".join(dict.fromkeys(str(a.get("device", "cpu")) for _, a in args))
-    thresholds = ", ".join(f"{x:g} ({env_id})" for env_id, x in wanted.solved.items() if np.isfinite(x))
-    seeds = " or ".join(dict.fromkeys(counted(line.seeds) for line in made))
+    text = text.replace("{table}", "{table*}")  # across both columns
+    text = text.replace(r"\begin{tabular}", "\\resizebox{\\textwidth}{!}{\\begin{tabular}")
+    return text.replace(r"\end{tabular}", r"\end{tabular}}")
+
+
+# ---------------------------------------------------------------------------------------- protocol
+EVALUATION = """
+An evaluation plays {episodes} episodes without exploration in an environment of its own, which does
+not change training. Its start states are those that the environment gives for the seeds s, s+1, s+2
+and so on, where s is the run's seed plus 1,000,000: the same ones at every evaluation of a run, and
+in every setting, but shifted by one from seed to seed. So the evaluations of neighbouring seeds
+have most start states in common, and intervals over seeds do not cover the choice of start states;
+settings are to be compared on the same seeds.
+"""
+STATISTICS = """
+Curves are interquartile means (IQM) over the seeds, which of three seeds is their mean, with 95 %
+intervals by {resamples:,} percentile bootstrap resamples of the runs, stratified by environment
+where several are taken together (Agarwal et al. 2021). Of few runs they are too narrow: of {runs}
+runs they cover about {coverage} % in simulations with normal data. The interval of a share of seeds
+is Clopper and Pearson's.
+"""
+SOLVED = """
+A run counts as solved from its first evaluation on whose mean reaches {thresholds}; it may fall
+below it again, so how many are at it at the end is given, too. The steps to it are right-censored
+at the end of training; their median is Kaplan and Meier's.
+"""
+RETURNS = """
+Returns are those of the last evaluation of every run and the mean of its last ten, never of the
+best run or the best evaluation.
+"""
+
+
+def protocol(wanted: study.Study, groups: list[SettingResults]) -> str:
+    """The paragraph for a paper's appendix."""
     parts = [
-        f"All runs are of {wanted.script}, with the hyperparameters of the table, {seeds}, {'; '.join(same)}; "
-        f"device {devices}, CPU threads per run {threads}.",
-        f"An evaluation plays {episodes} episodes without exploration in an environment of its own, which does not "
-        "change training. Its start states are the environment's of the seeds 1,000,000 + s, 1,000,001 + s and so on, "
-        "s being the run's seed: the same ones at every evaluation of a run, and in every setting, but shifted by one "
-        "from seed to seed. So the evaluations of neighbouring seeds have most start states in common, and intervals "
-        "over seeds do not cover the choice of start states; settings are to be compared on the same seeds.",
-        "Curves are interquartile means (IQM) over the seeds, which of three seeds is their mean, with 95 % intervals "
-        f"by {RESAMPLES:,} percentile bootstrap resamples of the runs, stratified by environment where several are "
-        "taken together (Agarwal et al. 2021). Of few runs they are too narrow: of 3, 5, 10 runs they cover about "
-        "76, 89, 93 % in simulations with normal data. The interval of a share of seeds is Clopper and Pearson's.",
+        what_was_trained(wanted, groups),
+        EVALUATION.format(episodes=listed([x["eval_episodes"] for x in all_args(groups)])),
+        STATISTICS.format(
+            resamples=RESAMPLES,
+            runs=", ".join(map(str, COVERAGE)),
+            coverage=", ".join(map(str, COVERAGE.values())),
+        ),
+    ]
+    thresholds = [
+        f"{threshold:g} ({env_id})"
+        for env_id, threshold in wanted.thresholds.items()
+        if math.isfinite(threshold)
     ]
     if thresholds:
-        parts.append(
-            f"A run counts as solved from its first evaluation on whose mean reaches {thresholds}; it may fall below "
-            "it again, so how many are at it at the end is given, too. The steps to it are right-censored at the end "
-            "of training; their median is Kaplan and Meier's."
-        )
-    parts.append(
-        "Returns are those of the last evaluation of every run and the mean of its last ten, never of the best run or "
-        "the best evaluation."
+        parts.append(SOLVED.format(thresholds=", ".join(thresholds)))
+    parts += [RETURNS, left_out(wanted, groups)]
+    parts.append(f"Software: {versions(groups)}.")
+    parts.append(f"Hardware: {counted([hardware(path) for path in all_paths(groups)])}.")
+    parts.append(f"Commit: {counted([commit(path) for path in all_paths(groups)])}.")
+    words = " ".join(parts).split()
+    return textwrap.fill(" ".join(words), 100, break_long_words=False, break_on_hyphens=False)
+
+
+def all_args(groups: list[SettingResults]) -> list[dict[str, object]]:
+    """The arguments of every run."""
+    return [run_args(path) for path in all_paths(groups)]
+
+
+def listed(items: list) -> str:
+    """What occurs in a list: 1 or 2."""
+    return " or ".join(map(str, unique(items)))
+
+
+def counted(texts: list[str]) -> str:
+    """What occurs in a list, and how often."""
+    return "; ".join(f"{text} (runs: {texts.count(text)})" for text in unique(texts))
+
+
+def what_was_trained(wanted: study.Study, groups: list[SettingResults]) -> str:
+    """The protocol's first sentence."""
+    lengths = []
+    for group in groups:
+        for path in group.paths:
+            args = run_args(path)
+            steps = f"{args['total_timesteps']:,} environment steps in {group.env_id}"
+            lengths.append(f"{steps}, evaluated every {args['eval_every']:,}")
+    programs = "of the programs that the settings name"
+    if wanted.script is not None:
+        programs = f"of {wanted.script}"
+    args = all_args(groups)
+    devices = listed([x.get("device", "cpu") for x in args])
+    threads = listed([x.get("num_threads", 1) for x in args])
+    return (
+        f"All runs are {programs}, with the hyperparameters of the table, "
+        f"{listed([seed_range(group.seeds) for group in groups])}, "
+        f"{'; '.join(unique(lengths))}; CPU threads per run {threads}, device {devices}."
     )
-    left = missing(wanted, made)
-    parts.append(f"In no number are the runs that are not finished: {left}." if left else "No run was left out.")
-    parts.append(f"Software: {versions(made)}. Hardware: {hardware(made)}.")
-    return " ".join(parts)
 
 
-def counted(seeds: list[int]) -> str:
-    """0, 1, 2, 3 as seeds 0 to 3."""
-    whole = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
-    numbers = f"{seeds[0]} to {seeds[-1]}" if whole else ", ".join(map(str, seeds))
-    return f"{'seed' if len(seeds) == 1 else 'seeds'} {numbers}"
+def left_out(wanted: study.Study, groups: list[SettingResults]) -> str:
+    """The runs that are in no number: not begun, not finished, or failed."""
+    there = {(group.env_id, group.setting): group.seeds for group in groups}
+    missing: dict[tuple[str, str], list[int]] = {}
+    for run in wanted.runs:
+        setting = run.env_id, run.setting
+        if run.seed not in there.get(setting, []):
+            missing.setdefault(setting, []).append(run.seed)
+    if not missing:
+        return "No run was left out."
+    parts = [
+        f"{env_id} {setting}, {seed_range(seeds)}" for (env_id, setting), seeds in missing.items()
+    ]
+    return f"In no number are the runs that are not finished: {'; '.join(parts)}."
 
 
-def versions(made: list[Line]) -> str:
-    """Of the libraries, from args.json."""
-    found: dict[str, dict] = {}
-    for path in (path for line in made for path in line.paths):
+def versions(groups: list[SettingResults]) -> str:
+    """The versions of the libraries, from args.json."""
+    found: dict[str, list[str]] = {}
+    for path in all_paths(groups):
         for name, version in study.load_json(path / "args.json")["versions"].items():
-            found.setdefault(name, {})[version.split()[0]] = None
-    return ", ".join(f"{name} {' and '.join(numbers)}" for name, numbers in found.items())
+            found.setdefault(name, []).append(version.split()[0])
+    return ", ".join(f"{name} {' and '.join(unique(numbers))}" for name, numbers in found.items())
 
 
-def hardware(made: list[Line]) -> str:
-    """From machine.json, which the sweep writes."""
-    found: dict[str, int] = {}
-    for path in (path for line in made for path in line.paths):
-        file, name = path / "machine.json", "not recorded"
-        if file.exists():
-            machine = study.load_json(file)
-            name = f"{machine.get('cpu')}, {machine.get('cores')} cores"
-        found[name] = found.get(name, 0) + 1
-    return "; ".join(f"{name} (runs: {n})" for name, n in found.items())
+def hardware(path: Path) -> str:
+    """The machine of a run, from the machine.json that the sweep writes."""
+    file = path / "machine.json"
+    if not file.exists():
+        return "not recorded"
+    machine = study.load_json(file)
+    return f"{machine.get('cpu')}, {machine.get('cores')} cores"
 
 
-def texts(wanted: study.Study, made: list[Line]) -> dict[str, str]:
+# -------------------------------------------------------------------------------- a study's report
+TOGETHER = (
+    "All environments together (0: the untrained policy, 1: the threshold; the IQM leaves out a "
+    "quarter at each end):"
+)
+SHORT_NAMES = {
+    "last evaluation: IQM": "last (IQM)",
+    "mean of the last ten: IQM": "last ten (IQM)",
+    "last evaluation: mean ± std": "last (mean ± std)",
+    "solved at the end": "at the end",
+}
+
+
+def report(wanted: study.Study, results: Path = study.RESULTS) -> list[SettingResults]:
+    """Writes all files of a study's report. Gives what it is made of."""
+    groups = load_results(wanted, results)
+    folder = results / wanted.name
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in report_texts(wanted, groups, folder).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    draw_figures(groups, folder)
+    return groups
+
+
+def report_texts(wanted: study.Study, groups: list[SettingResults], folder: Path) -> dict[str, str]:
     """All of a report but the figures: texts by the names of their files."""
-    table, together, settings = summary(made), normalised(made), hyperparameters(wanted, made)
-    short = {"last evaluation: IQM": "last (IQM)", "mean of the last ten: IQM": "last ten (IQM)"}
-    short |= {"last evaluation: mean ± std": "last (mean ± std)", "solved at the end": "at the end"}
-    parts = [f"# {wanted.question}", wanted.answer]
-    parts += [f"`python benchmark/sweep.py {wanted.name}`: {state(wanted, made)}.", markdown(table)]
-    parts.append("![learning curves](learning-curves-two-column.png)")
-    if any(np.isfinite(line.threshold) for line in made):
-        parts.append("![share of the seeds that are solved](steps-to-solve-two-column.png)")
-    if together is not None:
-        parts += [TOGETHER, markdown(together)]
-    parts += ["## Every seed", markdown(per_seed(made)), "## Hyperparameters", markdown(settings)]
-    parts += ["## Protocol", protocol(wanted, made)]
+    settings = hyperparameters(wanted, groups)
+    what = "the programs"
+    if wanted.script is not None:
+        what = wanted.script
+    result_table = summary(groups).rename(columns=SHORT_NAMES)
+    result_form = "l" * len(result_table.columns)
+    settings_form = r"lp{0.6\textwidth}" + "l" * (len(settings.columns) - 2)
+    caption = f"Hyperparameters of {what}"
     return {
-        "report.md": "\n\n".join(part for part in parts if part) + "\n",
-        "results.tex": latex(table.rename(columns=short), wanted.question),
-        "hyperparameters.tex": latex(settings, f"Hyperparameters of {wanted.script}", r"lp{0.6\textwidth}l"),
-        "protocol.tex": tex(protocol(wanted, made)) + "\n",
+        "report.md": report_page(wanted, groups, folder),
+        "results.tex": latex_table(result_table, wanted.question, result_form),
+        "hyperparameters.tex": latex_table(settings, caption, settings_form),
+        "protocol.tex": latex_text(protocol(wanted, groups)) + "\n",
     }
 
 
-TOGETHER = (
-    "All environments together (0: the untrained policy, 1: the threshold; the IQM leaves out a quarter at each end):"
-)
+def report_page(wanted: study.Study, groups: list[SettingResults], folder: Path) -> str:
+    """The page with everything of a study."""
+    parts = [f"# {wanted.question}", with_links_from(folder, wanted.answer)]
+    if wanted.script is None:
+        parts.append(f"{finished_of_all(wanted, groups)}.")
+    else:
+        command = f"`python benchmark/sweep.py {wanted.name}`"
+        parts.append(f"{command}: {finished_of_all(wanted, groups)}.")
+    parts += [markdown(summary(groups)), "![learning curves](learning-curves-two-column.png)"]
+    if any(group.has_threshold for group in groups):
+        parts.append("![share of the seeds that are solved](steps-to-solve-two-column.png)")
+    together = all_environments_together(groups)
+    if together is not None:
+        parts += [TOGETHER, markdown(together)]
+    parts += ["## Every seed", markdown(every_seed(groups))]
+    parts += ["## Hyperparameters", markdown(hyperparameters(wanted, groups))]
+    sources = where_programs_come_from(groups)
+    if sources:
+        parts += ["## Where the programs come from", sources]
+    parts += ["## Protocol", protocol(wanted, groups)]
+    return as_page(parts)
 
 
-def report(wanted: study.Study, results: Path = study.RESULTS) -> list[Line]:
-    """Writes all files of a study's report."""
-    made = lines(wanted, results)
-    folder = results / wanted.name
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts(wanted, made).items():
-        (folder / name).write_text(text, encoding="utf-8")
-    draw(made, folder)
-    return made
+def as_page(parts: list[str]) -> str:
+    """Paragraphs as one text, without the empty ones."""
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def state(wanted: study.Study, made: list[Line]) -> str:
-    return f"{sum(len(line.seeds) for line in made)} of {len(wanted.trials)} runs are finished"
+def with_links_from(folder: Path, text: str) -> str:
+    """Text of which the links start from benchmark/, as it is for a page in another folder."""
+    to_benchmark = Path(os.path.relpath(BENCHMARK, folder)).as_posix()
+    return re.sub(r"\]\((?!https?:|#)", f"]({to_benchmark}/", text)
 
 
-# ------------------------------------------------------------------------------------------------------- the README
-def beside_published(made: dict[str, list[Line]]) -> str:
-    """Our last evaluations beside the numbers in published.csv, which name their sources."""
+def finished_of_all(wanted: study.Study, groups: list[SettingResults]) -> str:
+    """How many of a study's runs are finished."""
+    return f"{len(all_paths(groups))} of {len(wanted.runs)} runs are finished"
+
+
+def where_programs_come_from(groups: list[SettingResults]) -> str:
+    """What the args.json of other libraries' runs say of the program; empty for our scripts."""
+    lines = []
+    for group in groups:
+        content = study.load_json(group.paths[0] / "args.json")
+        if "source" in content:
+            notes = content.get("notes", "")
+            lines.append(f"- **{group.setting}**: {content['source']}. {notes}".strip())
+    return "\n".join(unique(lines))
+
+
+# ----------------------------------------------------------------------------- the page of results
+INTRODUCTION = """
+Every finished run of the scripts in this repository, in tables and pictures, which
+`python benchmark/report.py --all` makes from the CSVs in [`results/`](results). How fast the
+scripts are stands in [SPEED.md](SPEED.md), how their defaults were found in [TRIALS.md](TRIALS.md).
+"""
+COUNTING = """
+A run is *solved* at its first noise-free evaluation whose mean reaches the task's threshold; in
+brackets stands the {confidence} % interval of the share of seeds that are solved. The *median step*
+is the one by which half of the seeds are solved. Returns are those of the last evaluation of every
+run and the mean of its last ten, whatever came before: never of the best. *IQM* is the
+interquartile mean over the seeds. Its {confidence} % bootstrap interval is too narrow for so few
+seeds: of five it covers about {coverage} %. All evaluations of a run have the same start states,
+and neighbouring seeds have most of theirs in common. So the intervals do not cover the choice of
+start states: compare settings on the same seeds, as the tables do.
+
+{thresholds}
+
+The commands "at a glance" leave out the task and the flags of length (`--total-timesteps`,
+`--learning-starts`, `--eval-every`): they stand in [`studies/`](studies).
+"""
+BESIDE = """
+Here: mean and standard deviation, over the seeds, of the last evaluation. RL Zoo's standard
+deviation is over the episodes of one agent; it compares with the spread within an evaluation,
+which is in `evaluations.csv`.
+"""
+
+Groups = dict[str, list[SettingResults]]  # of each study that has results of its own, by its name
+
+
+def results_page(studies: list[study.Study], groups: Groups) -> str:
+    """benchmark/RESULTS.md."""
+    parts = ["# Results", INTRODUCTION.strip()]
+    reported = [wanted for wanted in studies if wanted.name in groups]
+    first = reported[0].name
+    parts.append(f"![learning curves of the study {first}]({picture(first, 'learning-curves')})")
+    what = "interquartile mean over the seeds, and its 95 % interval"
+    parts.append(f"*The study {first}, noise-free: {what}.*")
+    parts += ["## At a glance", at_a_glance(studies, groups)]
+    counting = COUNTING.format(
+        confidence=f"{100 * CONFIDENCE:.0f}",
+        coverage=COVERAGE[5],
+        thresholds=all_thresholds(reported),
+    )
+    parts += ["## How results are counted", counting.strip()]
+    for wanted in reported:
+        parts += section(wanted, groups[wanted.name], is_first=wanted.name == first)
+    parts += ["## Beside published numbers", BESIDE.strip(), beside_published(groups)]
+    parts += ["## Defined, and not finished yet", not_finished(studies, groups)]
+    return as_page(parts)
+
+
+def all_thresholds(studies: list[study.Study]) -> str:
+    """A sentence with the threshold of every task in these studies that has one."""
+    found = {}
+    for wanted in studies:
+        for env_id, threshold in wanted.thresholds.items():
+            if np.isfinite(threshold):
+                found[env_id] = f"{threshold:,g}".replace("-", "−")
+    named = [f"{threshold} on {env_id}" for env_id, threshold in found.items()]
+    return textwrap.fill(f"Thresholds: {', '.join(named)}.", width=100)
+
+
+def picture(name: str, kind: str) -> str:
+    """The link from benchmark/ to a study's figure."""
+    return f"results/{name}/{kind}-two-column.png"
+
+
+def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
+    """The short table of results, in Markdown; the README has the same lines."""
     rows = []
-    for row in pd.read_csv(study.ROOT / "benchmark" / "published.csv", dtype=str).to_dict("records"):
-        of = [x for x in made.get(row["study"], []) if (x.env_id, x.setting) == (row["environment"], row["setting"])]
-        ours = "not run yet"
-        for line in of:
-            steps = line.evaluations.index[-1]
-            ours = f"{mean_and_std(line.last)}, {steps:,} steps, {counted(line.seeds)}"
-        rows.append({"environment": row["environment"], "here": ours, "published": row["published"]})
-        rows[-1]["what it is, and where"] = f"{row['protocol']} ([{row['source']}]({row['address']}))"
+    for wanted in studies:
+        for group in groups.get(wanted.name, []):
+            if group.env_id in wanted.at_a_glance:
+                solved = group.steps_to_solve().solved
+                row = {"environment": group.env_id}
+                row["command"] = f"`{command_of(wanted, group)}`"
+                row["seeds solved"] = f"{solved.sum()} of {len(solved)}"
+                row["median step"] = f"{median_step(group)} of {group.total_steps:,}"
+                row["last evaluation: mean ± std"] = mean_and_std(group.last)
+                rows.append(row)
     return markdown(pd.DataFrame(rows))
 
 
-BESIDE = (
-    "Here: mean and standard deviation, over the seeds, of the last evaluation. RL Zoo's standard deviation is over "
-    "the episodes of one agent, so it compares with the spread within an evaluation, which is in `evaluations.csv`."
-)
+def command_of(wanted: study.Study, group: SettingResults) -> str:
+    """The script of a setting, with the flags that change the algorithm."""
+    for run in wanted.runs:
+        if (run.env_id, run.setting) == (group.env_id, group.setting):
+            return run.algorithm()
+    raise study.StudyError(f"{wanted.name} has no setting {group.setting} in {group.env_id}")
 
 
-def has_runs(wanted: study.Study) -> bool:
-    """Whether a study has a finished run that no other study has."""
-    return any(trial.finished() for trial in wanted.trials)
+def section(wanted: study.Study, groups: list[SettingResults], is_first: bool) -> list[str]:
+    """A study on the page of results. The first one's learning curves stand above it already."""
+    kind, text = "learning-curves", "learning curves"
+    if is_first:
+        kind, text = "steps-to-solve", "share of the seeds that are solved"
+    parts = [f"## {wanted.question}", wanted.answer, markdown(summary(groups))]
+    parts.append(f"![{text}]({picture(wanted.name, kind)})")
+    together = all_environments_together(groups)
+    if together is not None and len(together) > 1:
+        parts += [TOGETHER, markdown(together)]
+    link = f"[Every seed, hyperparameters, protocol](results/{wanted.name}/report.md)"
+    parts.append(f"{link}: {finished_of_all(wanted, groups)}.")
+    return parts
 
 
-def section(studies: list[study.Study], made: dict[str, list[Line]]) -> str:
-    """The README's section of results."""
-    parts = []
-    for wanted in (wanted for wanted in studies if wanted.name in made):
-        where = f"benchmark/results/{wanted.name}"
-        parts += [f"### {wanted.question}", wanted.answer, markdown(summary(made[wanted.name]))]
-        parts.append(f"![learning curves]({where}/learning-curves-two-column.png)")
-        if (together := normalised(made[wanted.name])) is not None and len(together) > 1:
-            parts += [TOGETHER, markdown(together)]
-        parts.append(f"[Every seed, hyperparameters, protocol]({where}/report.md): {state(wanted, made[wanted.name])}.")
-    parts += ["### Beside published numbers", BESIDE, beside_published(made)]
+def beside_published(groups: Groups) -> str:
+    """Our last evaluations beside the numbers in published.csv, which name their sources."""
+    rows = []
+    published = pd.read_csv(BENCHMARK / "published.csv", dtype=str)
+    for row in published.to_dict("records"):
+        here = "not run yet"
+        for group in groups.get(row["study"], []):
+            if (group.env_id, group.setting) == (row["environment"], row["setting"]):
+                steps = f"{group.total_steps:,} steps"
+                here = f"{mean_and_std(group.last)}, {steps}, {seed_range(group.seeds)}"
+        source = f"{row['protocol']} ([{row['source']}]({row['address']}))"
+        rows.append(
+            {
+                "environment": row["environment"],
+                "here": here,
+                "published": row["published"],
+                "what it is, and where": source,
+            }
+        )
+    return markdown(pd.DataFrame(rows))
+
+
+def not_finished(studies: list[study.Study], groups: Groups) -> str:
+    """The studies of which runs are missing, and the command that trains them."""
     rows = []
     for wanted in studies:
-        finished = sum(trial.found() is not None for trial in wanted.trials)
-        if finished < len(wanted.trials):
-            command = f"`python benchmark/sweep.py {wanted.name}`"
-            runs = f"{finished} of {len(wanted.trials)}"
-            rows.append({"what it asks": wanted.question, "one command": command, "runs finished": runs})
-    if rows:
-        parts += ["### Defined, and not finished yet", markdown(pd.DataFrame(rows))]
-    return "\n\n".join(part for part in parts if part)
+        finished = sum(run.found() is not None for run in wanted.runs)
+        if finished == len(wanted.runs):
+            continue
+        known = "–"
+        if wanted.answer:
+            known = " ".join(wanted.answer.split())
+        if wanted.name in groups:
+            known = "see above"
+        command = f"`python benchmark/sweep.py {wanted.name}`"
+        if wanted.script is None:
+            command = f"[by hand](results/{wanted.name}/README.md)"
+        row = {"what it asks": wanted.question, "what is known": known, "one command": command}
+        rows.append({**row, "runs finished": f"{finished} of {len(wanted.runs)}"})
+    if not rows:
+        return "Every study is finished."
+    return markdown(pd.DataFrame(rows))
 
 
-def renew_readme(text: str) -> None:
-    """Puts the section of results between its marks; StudyError if they are not there."""
-    old = README.read_text(encoding="utf-8")
-    if [old.count(mark) for mark in MARKS] != [1, 1] or old.index(MARKS[0]) > old.index(MARKS[1]):
-        raise study.StudyError(f"{README} needs these two lines, once: {MARKS[0]} and {MARKS[1]}")
-    before, after = old.split(MARKS[0])[0], old.split(MARKS[1])[1]
-    (new := README.with_name("README.md.new")).write_text(
-        f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}", encoding="utf-8"
+def write_all() -> None:
+    """Makes the report of every study that has a run of its own, and the page of results."""
+    studies = [study.load(name) for name in study.names()]
+    groups = {}
+    for wanted in studies:
+        if any(run.finished() for run in wanted.runs):
+            groups[wanted.name] = report(wanted)
+    PAGE.write_text(results_page(studies, groups), encoding="utf-8")
+
+
+# -------------------------------------------------------------------------------- the command line
+def read_command_line() -> argparse.Namespace:
+    """The study, or --all."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    os.replace(new, README)
+    parser.add_argument(
+        "study", nargs="?", help="name of a file in benchmark/studies, or a .toml file"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=study.RESULTS, help="folder of all studies' results"
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="make every study's report and benchmark/RESULTS.md"
+    )
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Reads the command line and writes the reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", help="name of a file in benchmark/studies, or a .toml file")
-    parser.add_argument("--results", type=Path, default=study.RESULTS, help="folder of all studies' results")
-    parser.add_argument("--readme", action="store_true", help="make all reports, and the README's section of results")
-    args = parser.parse_args()
+    """Writes one study's report and prints its table, or writes everything."""
+    args = read_command_line()
     sys.stdout.reconfigure(encoding="utf-8")
     try:
-        if args.readme == bool(args.study) or (args.readme and args.results != study.RESULTS):
-            raise study.StudyError("give either a study, or --readme alone")
-        if not args.readme:
-            made = report(study.load(args.study, args.results), args.results)
-            print(markdown(summary(made)))
-            return
-        studies = [study.load(name) for name in study.names()]
-        made = {}
-        for wanted in studies:
-            if has_runs(wanted):
-                made[wanted.name] = report(wanted)
-        renew_readme(section(studies, made))
+        if args.all:
+            if args.study is not None or args.results != study.RESULTS:
+                raise study.StudyError("--all takes neither a study nor --results")
+            write_all()
+        else:
+            if args.study is None:
+                raise study.StudyError("give a study, or --all")
+            groups = report(study.load(args.study, args.results), args.results)
+            print(markdown(summary(groups)))
     except (study.StudyError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

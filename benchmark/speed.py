@@ -1,24 +1,27 @@
 """Steps per second of the scripts beside Stable-Baselines3's DDPG, on this machine (Linux, macOS).
 
-    pip install -r requirements-dev.txt
+    pip install -r requirements.txt -r requirements-dev.txt
     python benchmark/speed.py
-    python benchmark/speed.py --only "keras|tf_explicit.*none" --out benchmark/results/speed-keras
+    python benchmark/speed.py --only "keras|tf_explicit.*none" --out my-speed
 
-Same environment, layer sizes, batch size and threads; uniform replay, an update per step; logging and progress bar on,
-evaluation off. Every contestant is a process of its own. After its first 1,000 updates it takes turns with the others:
-250 steps, then it is stopped (SIGSTOP) until all have had theirs, so that a machine whose speed drifts is as slow for
-all within a few seconds. Printed and saved (speed.csv, speed.md): medians over the turns, and the median and quartiles
-of the ratio within a turn. Stable-Baselines3's critic takes the action at its first layer.
+Same environment, layer sizes, batch size and threads; uniform replay, an update per step; logging
+and progress bar on, evaluation off. Every contestant is a process of its own. After its first 1,000
+updates it takes turns with the others: 250 steps, then it is stopped (SIGSTOP) until all others
+have had theirs. So a machine whose speed drifts is as slow for all within a few seconds. Printed
+and saved (speed.csv, speed.md) are medians over the turns, and median and quartiles of the ratio
+within a turn. Stable-Baselines3's critic takes the action at its first layer.
 
-The floor is what an update cannot do without: its products of matrices (no normalisation), alone, by NumPy, PyTorch and
-JAX. "Share of the floor" is how many updates a script makes of those that the fastest of the three makes in its turn.
+The floor is what an update cannot do without: its matrix products (no normalisation), alone, by
+NumPy, PyTorch and JAX. "Share of the floor" is how many updates a script makes of those that the
+fastest of the three makes in its turn.
 
-`--peer NAME COMMAND` adds a program from elsewhere. It is called with the number of threads and of steps, and has to
-call this module's `Turns().after(step)` after every step.
+`--peer NAME COMMAND` adds another program. It is called with the number of threads and of steps,
+and has to call this module's `Turns().after(step)` after every step.
 """
 
 import argparse
 import contextlib
+import csv
 import functools
 import importlib
 import importlib.util
@@ -31,234 +34,366 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
+import study
 
-ROOT = Path(__file__).resolve().parent.parent
-STARTS, BEGIN, TURN = 1_000, 2_000, 250  # random steps; the first timed step; steps of a turn
+try:
+    import gymnasium
+    import numpy as np
+except ImportError as error:
+    study.explain_missing_package(error, __name__)
+
+RANDOM_STEPS = 1_000  # before the first update
+FIRST_STEP = 2_000  # of the first turn
+TURN = 250  # steps of a turn
 BATCH_SIZE = 64
+HIDDEN_SIZES = [400, 300]
 ENV_ID = "LunarLanderContinuous-v3"
+OBSERVATION_SIZE = 8
+ACTION_SIZE = 2
+SECONDS = "SECONDS"  # begins the line in which a contestant says how long its turn took
 
 
+# --------------------------------------------------------------------------------- in a contestant
 class Turns:
-    """Called after every step: at the end of a turn says how many seconds it took, and stops until the next."""
+    """To be told of every step: stops the process at the end of each of its turns."""
 
     def __init__(self) -> None:
-        self.began = 0.0
+        self.steps = 0
+        self.start_time = 0.0
 
     def after(self, step: int) -> None:
-        if step >= BEGIN and (step - BEGIN) % TURN == 0:
-            print(f"\nSECONDS {time.perf_counter() - self.began}", flush=True)
+        """Says how long the turn took if this step ends one, and stops until the next one."""
+        if step >= FIRST_STEP and (step - FIRST_STEP) % TURN == 0:
+            print(f"\n{SECONDS} {time.perf_counter() - self.start_time}", flush=True)
             os.kill(os.getpid(), signal.SIGSTOP)
-            self.began = time.perf_counter()
+            self.start_time = time.perf_counter()
+
+    def after_another_step(self) -> None:
+        """The same, for whom counting is no concern."""
+        self.steps += 1
+        self.after(self.steps)
 
 
-def ours(name: str, settings: dict[str, str], backend: str, threads: int, steps: int, folder: str) -> None:
-    """Trains with the script of this name, on this backend if it is the one that has several."""
-    sys.path.insert(0, str(ROOT))
-    os.environ |= {"KERAS_BACKEND": backend, "OMP_NUM_THREADS": str(threads)}  # read at the import
+class TimedEnv(gymnasium.Wrapper):
+    """An environment of which every step counts."""
+
+    def __init__(self, env: gymnasium.Env, turns: Turns) -> None:
+        super().__init__(env)
+        self.turns = turns
+
+    def step(self, action: object) -> tuple:
+        transition = super().step(action)
+        self.turns.after_another_step()
+        return transition
+
+
+def train_script(
+    name: str, norm: str, backend: str, threads: int, total_steps: int, folder: str
+) -> None:
+    """Trains by one of the scripts; ddpg_keras.py on this backend."""
+    sys.path.insert(0, str(study.ROOT))
+    os.environ["KERAS_BACKEND"] = backend  # both are read as the framework is imported
+    os.environ["OMP_NUM_THREADS"] = str(threads)
     script = importlib.import_module(name)
-    after_step, turns = script.Run.after_step, Turns()
-
-    def timed(run: script.Run, *values: object) -> None:
-        after_step(run, *values)
-        turns.after(run.step)
-
-    script.Run.after_step = timed
-    settings = {**settings, "batch_size": BATCH_SIZE, "runs_dir": folder, "run_name": "run"}
-    if name != "ddpg_keras":
-        settings["num_threads"] = threads
-    script.train(script.Args(env_id=ENV_ID, total_timesteps=steps, learning_starts=STARTS, eval_every=0, **settings))
-
-
-def stable_baselines3(precision: str, threads: int, steps: int, folder: str) -> None:
-    """Trains Stable-Baselines3's DDPG."""
-    import numpy as np
-    import torch
-    from stable_baselines3 import DDPG
-    from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
-
+    make_env = script.make_env
     turns = Turns()
 
-    class Timer(BaseCallback):
-        def _on_step(self) -> bool:
-            turns.after(self.num_timesteps)
-            return True
+    def make_timed_env(*args: object, **options: object) -> TimedEnv:
+        return TimedEnv(make_env(*args, **options), turns)
+
+    script.make_env = make_timed_env
+    args = script.Args(
+        env_id=ENV_ID,
+        total_timesteps=total_steps,
+        learning_starts=RANDOM_STEPS,
+        batch_size=BATCH_SIZE,
+        hidden_sizes=tuple(HIDDEN_SIZES),
+        norm=norm,
+        eval_every=0,
+        runs_dir=folder,
+        run_name="run",
+    )
+    if name != "ddpg_keras":
+        args.num_threads = threads
+    script.train(args)
+
+
+def train_stable_baselines3(threads: int, total_steps: int, folder: str) -> None:
+    """Trains Stable-Baselines3's DDPG."""
+    import torch
+    from stable_baselines3 import DDPG
+    from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision(precision)  # which is torch's, not Stable-Baselines3's: it has no such setting
+    sigma = 0.3 * np.ones(ACTION_SIZE)
     model = DDPG(
         "MlpPolicy",
-        ENV_ID,
+        TimedEnv(gymnasium.make(ENV_ID), Turns()),
         batch_size=BATCH_SIZE,
-        learning_starts=STARTS,
+        learning_starts=RANDOM_STEPS,
         train_freq=1,
         gradient_steps=1,
-        action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(2), 0.3 * np.ones(2), dt=0.1),
-        policy_kwargs={"net_arch": [400, 300]},
+        action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(ACTION_SIZE), sigma, dt=0.1),
+        policy_kwargs={"net_arch": HIDDEN_SIZES},
         tensorboard_log=folder,
         verbose=1,
         device="cpu",
     )
-    model.learn(steps, callback=Timer(), progress_bar=True)
+    model.learn(total_steps, progress_bar=True)
 
 
-def products() -> list[tuple[int, int, int]]:
-    """The products (rows, inner, columns) of one update by minibatches of N, no more than its gradients need."""
-    n, observations, actions, units_1, units_2 = BATCH_SIZE, 8, 2, 400, 300
-    actor = [(n, observations, units_1), (n, units_1, units_2), (n, units_2, actions)]
-    critic = [(n, observations, units_1), (n, units_1 + actions, units_2), (n, units_2, 1)]
-    forward = 2 * (actor + critic) + critic  # the target's; both online networks; the critic at the actor's actions
-    weights = [(inner, rows, columns) for rows, inner, columns in actor + critic]  # x' g, a layer each
-    inputs = [(n, 1, units_2), (n, units_2, units_1)]  # g W', of the critic, which stops at its first layer
-    policy = [(n, 1, units_2), (n, units_2, actions)]  # dQ/da, to which the critic's first layer has no part
-    policy += [(n, actions, units_2), (n, units_2, units_1)]
+# --------------------------------------------------------------------------------------- the floor
+Product = tuple[int, int, int]  # (rows, inner, columns): an (rows, inner) times an (inner, columns)
+Pairs = list[tuple[np.ndarray, np.ndarray]]
+
+
+def products() -> list[Product]:
+    """The matrix products of one update: no more than its gradients need."""
+    n = BATCH_SIZE
+    units_1, units_2 = HIDDEN_SIZES
+    actor = [(n, OBSERVATION_SIZE, units_1), (n, units_1, units_2), (n, units_2, ACTION_SIZE)]
+    critic = [
+        (n, OBSERVATION_SIZE, units_1),
+        (n, units_1 + ACTION_SIZE, units_2),
+        (n, units_2, 1),
+    ]
+    # Forward: both targets; both networks; the critic again, at the actor's actions
+    forward = 2 * (actor + critic) + critic
+    # Backward, with a layer's input x, weights W and gradient g: x' g for the weights of both
+    weights = [(inner, rows, columns) for rows, inner, columns in actor + critic]
+    # g W' for the inputs of the critic's layers, but the first
+    inputs = [(n, 1, units_2), (n, units_2, units_1)]
+    # From Q to the action, past the critic's first layer, and on through the actor
+    policy = [(n, 1, units_2), (n, units_2, ACTION_SIZE)]
+    policy += [(n, ACTION_SIZE, units_2), (n, units_2, units_1)]
     return forward + weights + inputs + policy
 
 
-def floor(library: str, threads: int, steps: int, _: str) -> None:
+def multiply(pairs: list) -> None:
+    """Multiplies all pairs of matrices."""
+    for x, y in pairs:
+        x @ y
+
+
+def by_numpy(pairs: Pairs, threads: int) -> Callable[[], None]:
+    """A function that multiplies all pairs; the environment sets NumPy's threads."""
+    return functools.partial(multiply, pairs)
+
+
+def by_torch(pairs: Pairs, threads: int) -> Callable[[], None]:
+    """A function that multiplies all pairs by PyTorch."""
+    import torch
+
+    torch.set_num_threads(threads)
+    tensors = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in pairs]
+    return functools.partial(multiply, tensors)
+
+
+def by_jax(pairs: Pairs, threads: int) -> Callable[[], None]:
+    """A function that multiplies all pairs by JAX, whose threads the environment sets."""
+    import jax
+
+    @jax.jit
+    def compiled(pairs: list) -> list:
+        return [x @ y for x, y in pairs]
+
+    arrays = jax.device_put(pairs)
+    return lambda: jax.block_until_ready(compiled(arrays))
+
+
+def floor(make_multiply: Callable, threads: int, total_steps: int, folder: str) -> None:
     """Only multiplies, as many times as there would be updates."""
-    import numpy as np
-
     rng = np.random.default_rng(0)
-    pairs = [(rng.random((a, b), np.float32), rng.random((b, c), np.float32)) for a, b, c in products()]
-    if library == "NumPy":
-
-        def multiply() -> None:
-            for x, y in pairs:
-                x @ y
-
-    elif library == "JAX":
-        import jax
-
-        pairs = jax.device_put(pairs)
-        compiled = jax.jit(lambda pairs: [x @ y for x, y in pairs])
-
-        def multiply() -> None:
-            jax.block_until_ready(compiled(pairs))
-
-    else:
-        import torch
-
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(library.split()[-1])
-        pairs = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in pairs]
-
-        def multiply() -> None:
-            for x, y in pairs:
-                x @ y
-
+    pairs = []
+    for rows, inner, columns in products():
+        x = rng.random((rows, inner), np.float32)
+        y = rng.random((inner, columns), np.float32)
+        pairs.append((x, y))
+    multiply_all = make_multiply(pairs, threads)
     turns = Turns()
-    for step in range(BEGIN, steps + 1):  # no updates before the first turn: there is nothing to prepare
-        multiply()
+    for step in range(FIRST_STEP, total_steps + 1):  # there is nothing to prepare before that
+        multiply_all()
         turns.after(step)
 
 
+# --------------------------------------------------------------------------------- all contestants
 REFERENCE = "Stable-Baselines3 DDPG"
+NORMS = ["none", "layer", "batch"]
+LIBRARIES = {"NumPy": by_numpy, "PyTorch": by_torch}
+if importlib.util.find_spec("jax") is not None:  # it is in requirements-dev.txt
+    LIBRARIES["JAX"] = by_jax
 FLOORS = {
-    f"the products alone, {library}": functools.partial(floor, library)
-    for library, module in (("NumPy", "numpy"), ("JAX", "jax"), ("PyTorch at highest", "torch"))
-    if importlib.util.find_spec(module)
+    f"the products alone, {library}": functools.partial(floor, make_multiply)
+    for library, make_multiply in LIBRARIES.items()
 }
-CONTESTANTS = {REFERENCE: functools.partial(stable_baselines3, "highest")}
-for script_name in ("ddpg_continuous", "ddpg_tf_explicit"):
-    for norm in ("none", "layer", "batch"):
-        CONTESTANTS[f"{script_name}.py --norm {norm}"] = functools.partial(
-            ours, script_name, {"norm": norm}, "tensorflow"
-        )
-for backend in ("tensorflow", "jax", "torch"):
-    for norm in ("none", "layer", "batch"):
-        contestant = functools.partial(ours, "ddpg_keras", {"norm": norm}, backend)
-        CONTESTANTS[f"ddpg_keras.py --norm {norm} on {backend}"] = contestant
-for norm in ("none", "layer"):
-    contestant = functools.partial(ours, "ddpg_continuous", {"norm": norm, "matmul_precision": "medium"}, "tensorflow")
-    CONTESTANTS[f"ddpg_continuous.py --norm {norm} --matmul-precision medium"] = contestant
-CONTESTANTS[f"{REFERENCE} at medium precision"] = functools.partial(stable_baselines3, "medium")
-CONTESTANTS |= FLOORS
 
 
-def end_of_turn(process: subprocess.Popen, errors: Path) -> float:
-    """Waits for the process to end its turn; gives the turn's seconds."""
-    for line in process.stdout:
-        if line.startswith("SECONDS"):
-            while not is_stopped(process.pid):
-                time.sleep(0.001)
-            return float(line.split()[1])
-    sys.exit(f"{process.args} failed:\n{errors.read_text()[-2000:]}")
+def contestants() -> dict[str, Callable]:
+    """Everything that is timed: functions of the threads, the steps and a folder for logs."""
+    programs = {REFERENCE: train_stable_baselines3}
+    for name in ["ddpg_continuous", "ddpg_tf_explicit"]:
+        for norm in NORMS:
+            program = functools.partial(train_script, name, norm, "tensorflow")
+            programs[f"{name}.py --norm {norm}"] = program
+    for backend in ["tensorflow", "jax", "torch"]:
+        for norm in NORMS:
+            program = functools.partial(train_script, "ddpg_keras", norm, backend)
+            programs[f"ddpg_keras.py --norm {norm} on {backend}"] = program
+    return {**programs, **FLOORS}
+
+
+# -------------------------------------------------------------------------------- taking the turns
+@dataclass
+class Contestant:
+    """A contestant's process."""
+
+    name: str
+    process: subprocess.Popen
+    errors: Path  # what it has written to stderr
+
+    def take_turn(self) -> float:
+        """Lets the process have its next turn; gives the turn's seconds."""
+        self.process.send_signal(signal.SIGCONT)
+        return self.end_of_turn()
+
+    def end_of_turn(self) -> float:
+        """Waits until the process has stopped itself; gives the turn's seconds."""
+        for line in self.process.stdout:
+            if line.startswith(SECONDS):
+                while not is_stopped(self.process.pid):
+                    time.sleep(0.001)
+                return float(line.split()[1])
+        sys.exit(f"{self.name} failed:\n{self.errors.read_text()[-2000:]}")
 
 
 def is_stopped(pid: int) -> bool:
-    state = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True).stdout
+    """Whether a process is stopped by a signal."""
+    command = ["ps", "-o", "state=", "-p", str(pid)]
+    state = subprocess.run(command, capture_output=True, text=True).stdout
     return state.strip().startswith("T")
 
 
-def main() -> None:
-    """Lets all contestants take turns, once for each number of threads, and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=40)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument(
-        "--only", default="", help="those whose names this regular expression finds, the reference, the floor"
+def start(name: str, threads: int, args: argparse.Namespace, errors: Path) -> Contestant:
+    """Starts a contestant's process and brings it to its first turn."""
+    command = [sys.executable, __file__, "--contestant", name]
+    command += ["--threads", str(threads), "--turns", str(args.turns)]
+    peers = dict(args.peer)
+    if name in peers:
+        command = [*shlex.split(peers[name]), str(threads), str(total_steps(args.turns))]
+    variables = dict(os.environ)
+    if name in FLOORS:
+        for variable in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"]:
+            variables[variable] = str(threads)
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=file, text=True, env=variables
+        )
+    return Contestant(name, process, errors)
+
+
+def total_steps(turns: int) -> int:
+    """The steps that a contestant is to make: one turn more than it will be given."""
+    return FIRST_STEP + (turns + 1) * TURN
+
+
+def measure(names: list[str], threads: int, args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Lets contestants take turns: the steps per second of each in every turn, (turns,)."""
+    speeds = {name: np.zeros(args.turns) for name in names}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as at_the_end:
+        started = []
+        for number, name in enumerate(names):
+            contestant = start(name, threads, args, Path(folder, f"{number}.txt"))
+            at_the_end.callback(contestant.process.kill)  # it may be stopped
+            contestant.end_of_turn()
+            started.append(contestant)
+        for turn in range(args.turns):
+            for contestant in started:
+                speeds[contestant.name][turn] = TURN / contestant.take_turn()
+            now = {name: round(speeds[name][turn]) for name in names}
+            print(f"threads {threads}, turn {turn}: {now}", flush=True)
+    return speeds
+
+
+def save_csv(speeds_by_threads: dict[int, dict[str, np.ndarray]], path: Path) -> None:
+    """Writes every turn of every contestant."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["threads", "turn", "name", "steps_per_second"])
+        for threads, speeds in speeds_by_threads.items():
+            for turn in range(len(speeds[REFERENCE])):
+                for name in speeds:
+                    writer.writerow([threads, turn, name, float(speeds[name][turn])])
+
+
+def table(speeds_by_threads: dict[int, dict[str, np.ndarray]]) -> str:
+    """Medians over the turns, in Markdown."""
+    header = ["script", "threads", "steps/s (median)"]
+    header += ["ratio to Stable-Baselines3: median (quartiles)", "share of the floor"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for threads, speeds in speeds_by_threads.items():
+        fastest = np.max([speeds[name] for name in FLOORS], axis=0)  # (turns,)
+        for name, speed in speeds.items():
+            low, median, high = np.quantile(speed / speeds[REFERENCE], [0.25, 0.5, 0.75])
+            share = 100 * np.median(speed / fastest)
+            cells = [name, str(threads), f"{np.median(speed):.0f}"]
+            cells += [f"{median:.2f} ({low:.2f} to {high:.2f})", f"{share:.0f} %"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def read_command_line() -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--peer", nargs=2, action="append", default=[], metavar=("NAME", "COMMAND"))
+    parser.add_argument("--turns", type=int, default=40, help="turns of each contestant")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of each contestant")
+    parser.add_argument(
+        "--only", default="", help="contestants whose names this regular expression finds"
+    )
+    parser.add_argument(
+        "--peer",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "COMMAND"),
+        help="another program (see above)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=study.RESULTS / "speed", help="folder for table and CSV"
+    )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "speed")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Lets all contestants take turns, for each number of threads, and prints the table."""
+    args = read_command_line()
     if args.contestant:
         with tempfile.TemporaryDirectory() as folder:
-            CONTESTANTS[args.contestant](args.threads[0], BEGIN + (args.turns + 1) * TURN, folder)
+            program = contestants()[args.contestant]
+            program(args.threads[0], total_steps(args.turns), folder)
         return
+    for package in ["stable_baselines3", "rich"]:
+        if importlib.util.find_spec(package) is None:
+            error = ImportError(f"No module named '{package}'")
+            study.explain_missing_package(error, __name__)
 
-    rows, peers = [], dict(args.peer)
-    always = {REFERENCE, *FLOORS}
-    names = [name for name in CONTESTANTS if name in always or re.search(args.only, name)] + list(peers)
-    for threads in args.threads:
-        with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as ending:
-            processes = {}
-            for number, name in enumerate(names):
-                command = [sys.executable, __file__, "--contestant", name, "--threads", str(threads)]
-                command += ["--turns", str(args.turns)]
-                if name in peers:
-                    command = [*shlex.split(peers[name]), str(threads), str(BEGIN + (args.turns + 1) * TURN)]
-                errors = Path(folder, f"{number}.txt")
-                limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"), str(threads))
-                environment = {**os.environ, **limits} if name in FLOORS else None
-                with errors.open("w") as file:
-                    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=file, text=True, env=environment)
-                ending.callback(process.kill)  # whatever happens: it may be stopped
-                processes[name] = process, errors
-                end_of_turn(process, errors)  # the first only brings it to step BEGIN
-            for turn in range(args.turns):
-                for name, (process, errors) in processes.items():
-                    process.send_signal(signal.SIGCONT)
-                    speed = TURN / end_of_turn(process, errors)
-                    rows.append({"threads": threads, "turn": turn, "name": name, "steps_per_second": speed})
-                print(
-                    f"threads {threads}, turn {turn}",
-                    {row["name"]: round(row["steps_per_second"]) for row in rows[-len(names) :]},
-                )
+    always = [REFERENCE, *FLOORS]
+    names = [x for x in contestants() if x in always or re.search(args.only, x)]
+    names += [name for name, _ in args.peer]
+    speeds_by_threads = {threads: measure(names, threads, args) for threads in args.threads}
+    text = table(speeds_by_threads)
+    machine = f"{platform.machine()}, Python {platform.python_version()}"
     args.out.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(args.out / "speed.csv", index=False)
-
-    wide = pd.DataFrame(rows).pivot(index=["turn", "threads"], columns="name", values="steps_per_second")
-    lines = [
-        "| script | threads | steps/s (median) | ratio to Stable-Baselines3: median (quartiles) | share of the floor |",
-        "|---|---|---|---|---|",
-    ]
-    for threads in args.threads:
-        speeds = wide.xs(threads, level="threads")
-        fastest = speeds[[*FLOORS]].max(axis=1)
-        for name in names:
-            low, median, high = (speeds[name] / speeds[REFERENCE]).quantile([0.25, 0.5, 0.75])
-            lines.append(
-                f"| {name} | {threads} | {speeds[name].median():.0f} | {median:.2f} ({low:.2f} to {high:.2f}) | "
-                f"{100 * (speeds[name] / fastest).median():.0f} % |"
-            )
-    what = f"{args.turns} turns of {TURN} steps, {platform.processor() or platform.machine()}"
-    (args.out / "speed.md").write_text("\n".join([*lines, f"\n{what}, Python {platform.python_version()}\n"]))
-    print("\n".join(lines))
+    save_csv(speeds_by_threads, args.out / "speed.csv")
+    summary = f"{text}\n\n{args.turns} turns of {TURN} steps, {machine}\n"
+    (args.out / "speed.md").write_text(summary)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A study: which runs a question needs, what the command of each is, and where its results are.
+"""A study: which runs a question needs, how each is trained, and where its results are.
 
 A study is a file in benchmark/studies/:
 
@@ -7,19 +7,26 @@ A study is a file in benchmark/studies/:
     seeds = [0, 1, 2, 3, 4]
 
     [environments.Pendulum-v1]
-    solved = -170              # an evaluation whose mean reaches this counts as solved
-    seeds = [0, 1]             # here other ones
-    total-timesteps = 15_000   # all else are flags of the script, without their --
+    solved = -170              # a run is solved once an evaluation's mean reaches this
+    seeds = [0, 1]             # instead of the study's
+    total-timesteps = 15_000   # everything else is a flag of the script, without its --
 
-    [settings.layer]           # a line in the figures; flags, too
+    [settings.layer]           # a line in the figures; what stands below it are flags, too
     [settings.batch]
     norm = "batch"
 
-Optional: `solved`; an environment's own `seeds`; `answer`, a sentence or two for the report; `keras-backend`, with
-ddpg_keras.py (tensorflow). Runs on a GPU need the flag `device`.
+What may be left out: `solved`, an environment's `seeds`, and these keys of the study:
 
-A run's directory is benchmark/results/STUDY/ENVIRONMENT/SETTING/seed-N. Two runs with the same arguments are the same
-run: what one study has finished is not trained again for another, and the report finds it where it is.
+    answer          what the runs have shown, in a few sentences; links start from benchmark/
+    at-a-glance     the environments that the short table of benchmark/RESULTS.md shows
+    keras-backend   of ddpg_keras.py (tensorflow)
+
+Runs on a GPU need the flag `device`. A study of other libraries has `peers = true` instead of
+`script`: its runs are trained by hand and only reported. A setting of it that names a `script`
+is a run of that script, which another study has trained.
+
+A run's directory is benchmark/results/STUDY/ENVIRONMENT/SETTING/seed-N. Two runs with the same
+arguments are the same run: what one study has trained is not trained again for another.
 """
 
 import ast
@@ -27,59 +34,198 @@ import json
 import math
 import re
 import shlex
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-STUDIES, RESULTS = ROOT / "benchmark" / "studies", ROOT / "benchmark" / "results"
-OURS = {"env_id", "seed", "runs_dir", "run_name", "resume", "evaluate", "render"}  # flags that a study cannot set
-BOOKKEEPING = {"runs_dir", "run_name", "resume", "evaluate", "render", "track", "capture_video"}  # change no number
-FIRST = ["classic", "normalisation", "noise", "sensitivity", "bipedalwalker", "mujoco", "annealing"]  # in the README
-REQUIRED = {"question": str, "script": str, "seeds": list, "environments": dict, "settings": dict}
-OPTIONAL = {"answer": str, "keras-backend": str}
+STUDIES = ROOT / "benchmark" / "studies"
+RESULTS = ROOT / "benchmark" / "results"
+INSTALL = "pip install -r requirements.txt -r requirements-dev.txt"
+
+# Flags that the sweep sets, or that train nothing
+NOT_FOR_STUDIES = {"env_id", "seed", "runs_dir", "run_name", "resume", "evaluate", "render"}
+# Flags that change no number
+BOOKKEEPING = {"runs_dir", "run_name", "resume", "evaluate", "render", "track", "capture_video"}
+# Flags that the scripts no longer have, with the value that means what they do now
+REMOVED_FLAGS = {"double": False, "matmul_precision": "highest", "noise_decay_steps": 0}
+# Flags that say how long a run is and how often it is evaluated
+LENGTHS = {"total_timesteps", "learning_starts", "eval_every", "eval_episodes"}
+
+# The order of the page of results; other studies follow by name
+FIRST_STUDIES = ["classic", "normalisation", "noise", "sensitivity", "bipedalwalker", "mujoco"]
+REQUIRED_KEYS = {"question": str, "seeds": list, "environments": dict, "settings": dict}
+OPTIONAL_KEYS = {
+    "script": str,
+    "peers": bool,
+    "answer": str,
+    "at-a-glance": list,
+    "keras-backend": str,
+}
 
 
 class StudyError(Exception):
     """What is wrong with a study or its results and what to do, in one line."""
 
 
-# ------------------------------------------------------------------------------------------------ a script's arguments
+def explain_missing_package(error: ImportError, module: str) -> None:
+    """Ends a command whose packages are not installed with one line instead of a traceback."""
+    if module != "__main__":  # it is being imported: that is for the importer to handle
+        raise error
+    print(f"{error}: {INSTALL}", file=sys.stderr)
+    sys.exit(2)
+
+
+# -------------------------------------------------------------------------------- a script's flags
+class Flag(NamedTuple):
+    """What a script's source says of a flag."""
+
+    default: object
+    comment: str
+
+
 @cache
-def arguments(script: str) -> dict[str, tuple[object, str]]:
-    """Default and comment of every flag of a script, read from its source: to import it would load its framework."""
-    try:
-        source = (ROOT / script).read_text(encoding="utf-8")
-        (args,) = (node for node in ast.parse(source).body if getattr(node, "name", None) == "Args")
-    except (OSError, SyntaxError, ValueError):
-        raise StudyError(f"there is no script {script} with a class Args") from None
+def script_flags(script: str) -> dict[str, Flag]:
+    """A script's flags, read from its source: to import it would load its framework."""
+    source = read_script(script)
     lines = source.splitlines()
-    return {
-        node.target.id: (ast.literal_eval(node.value), lines[node.end_lineno - 1].partition("  # ")[2])
-        for node in args.body
-        if isinstance(node, ast.AnnAssign)
-    }
+    found = {}
+    for node in class_args(source, script).body:
+        if isinstance(node, ast.AnnAssign):
+            last_line = lines[node.end_lineno - 1]
+            comment = last_line.partition("  # ")[2]
+            found[node.target.id] = Flag(ast.literal_eval(node.value), comment)
+    return found
+
+
+def read_script(script: str) -> str:
+    """The source of a script in the repository's root."""
+    path = ROOT / script
+    if path.suffix != ".py" or not path.is_file():
+        raise StudyError(f"there is no script {script}")
+    return path.read_text(encoding="utf-8")
+
+
+def class_args(source: str, script: str) -> ast.ClassDef:
+    """The class Args in a script's source."""
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Args":
+            return node
+    raise StudyError(f"{script} has no class Args")
 
 
 def defaults(script: str) -> dict[str, object]:
     """The default of every flag, as JSON gives it back."""
-    return {name: list(x) if isinstance(x, tuple) else x for name, (x, _) in arguments(script).items()}
+    values = {}
+    for name, flag in script_flags(script).items():
+        values[name] = flag.default
+        if isinstance(flag.default, tuple):
+            values[name] = list(flag.default)
+    return values
 
 
-def fits(value: object, default: object) -> bool:
-    """Whether a flag can have this value, as far as its default tells; the script looks closer."""
+def is_like(value: object, default: object) -> bool:
+    """Whether a flag may have this value, as far as its default tells; the script checks more."""
     if isinstance(default, list):
-        return isinstance(value, list) and len(value) == len(default) and all(map(fits, value, default))
+        if not isinstance(value, list) or len(value) != len(default):
+            return False
+        return all(is_like(x, y) for x, y in zip(value, default, strict=True))
     if isinstance(default, float):
         return type(value) in (int, float)
     return type(value) is type(default)
 
 
-# ------------------------------------------------------------------------------------------------------------- a run
+# --------------------------------------------------------------------------------- what a run left
+class Identity(NamedTuple):
+    """What decides a run's numbers. Runs in which it is equal are the same run."""
+
+    script: str
+    backend: str | None  # of ddpg_keras.py
+    args: dict[str, object]
+
+
+def load_json(path: Path) -> dict:
+    """What a run's file holds; StudyError if it is damaged or missing."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StudyError(f"{path} cannot be used: {error}") from None
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} cannot be used: it holds no table")
+    return content
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a run has made all its steps, evaluated its end, and saved its last weights."""
+    try:
+        args = load_json(path / "args.json")["args"]
+        summary = load_json(path / "summary.json")
+        if summary["steps"] < args["total_timesteps"]:
+            return False
+        if args["eval_every"] and summary["final_evaluation"]["step"] != summary["steps"]:
+            return False
+    except (StudyError, KeyError, TypeError):  # a file is not there yet, or half of it
+        return False
+    # A run killed between its last step and its last weights still has its checkpoint. In the
+    # repository there is neither: weights are not committed.
+    checkpoints = list(path.glob("checkpoint.*"))
+    weights = list(path.glob("last.*"))
+    return not checkpoints or bool(weights)
+
+
+def is_of_our_scripts(path: Path) -> bool:
+    """Whether a script of this repository made the run, and not another library."""
+    script = load_json(path / "args.json").get("script")
+    return (ROOT / f"{script}.py").is_file()
+
+
+def identity(path: Path) -> Identity | None:
+    """The identity of the run in a directory.
+
+    None if no run has begun there; StudyError if its args.json is damaged.
+    """
+    file = path / "args.json"
+    if not file.exists():
+        return None
+    try:
+        content = load_json(file)
+        script = f"{content['script']}.py"
+        args = {**defaults(script), **content["args"]}  # a run may be older than a flag
+        backend = None
+        if script == "ddpg_keras.py":
+            backend = list(content["versions"])[-1]
+    except (KeyError, TypeError, IndexError, StudyError) as error:
+        raise StudyError(f"{file} cannot be used ({error}): move the run away") from None
+    return Identity(script, backend, deciding(args))
+
+
+def deciding(args: dict[str, object]) -> dict[str, object]:
+    """The arguments that decide a run's numbers."""
+    return {
+        name: value
+        for name, value in args.items()
+        if name not in BOOKKEEPING and (name, value) not in REMOVED_FLAGS.items()
+    }
+
+
+@cache
+def finished_runs(results: Path) -> list[tuple[Path, Identity]]:
+    """Directory and identity of every finished run of our scripts in a folder of results."""
+    runs = []
+    for file in sorted(results.glob("*/*/*/seed-*/args.json")):
+        path = file.parent
+        if is_finished(path) and is_of_our_scripts(path):
+            runs.append((path, identity(path)))
+    return runs
+
+
+# ------------------------------------------------------------------------------------------- a run
 @dataclass(frozen=True)
-class Trial:
-    """One run of a study: a script, all its flags, a directory."""
+class Run:
+    """One run of a study: a script, its flags, a directory."""
 
     script: str
     env_id: str
@@ -94,170 +240,260 @@ class Trial:
 
     @property
     def log(self) -> Path:
-        """What the run prints."""
+        """The file of what the run prints."""
         return self.path.with_suffix(".log")
 
     @property
     def folder(self) -> str:
-        """The directory as the run is told it: within the repository, no path of one machine."""
-        return (self.path.relative_to(ROOT) if self.path.is_relative_to(ROOT) else self.path).as_posix()
+        """The directory as the run is told it: within the repository, without the path to it."""
+        if self.path.is_relative_to(ROOT):
+            return self.path.relative_to(ROOT).as_posix()
+        return self.path.as_posix()
 
     @property
     def variables(self) -> dict[str, str]:
-        """What the run finds in its environment, besides."""
-        return {"KERAS_BACKEND": self.backend} if self.backend else {}
+        """Environment variables that the run needs."""
+        if self.backend is None:
+            return {}
+        return {"KERAS_BACKEND": self.backend}
 
     def options(self) -> list[str]:
-        """The script and its flags, as on a command line."""
-        where = dict(zip(("runs_dir", "run_name"), self.folder.rsplit("/", 1), strict=True))
+        """The script and its flags, as words of a command line."""
+        runs_dir, run_name = self.folder.rsplit("/", 1)
         words = [self.script]
-        for name, value in {"env_id": self.env_id, "seed": self.seed, **self.flags, **where}.items():
-            flag = name.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            else:
-                words += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+        words += as_options({"env_id": self.env_id, "seed": self.seed, **self.flags})
+        words += as_options({"runs_dir": runs_dir, "run_name": run_name})
         return words
 
     def command(self) -> str:
-        """What one pastes into a shell, in the repository's root."""
-        variables = [f"{name}={shlex.quote(value)} " for name, value in self.variables.items()]
-        return f"{''.join(variables)}python {shlex.join(self.options())}"
+        """What can be pasted into a shell, in the repository's root."""
+        words = [f"{name}={shlex.quote(value)}" for name, value in self.variables.items()]
+        return " ".join([*words, "python", shlex.join(self.options())])
 
-    def identity(self) -> tuple[str, str | None, dict[str, object]]:
-        """Script, Keras's backend and all arguments that decide the numbers: the flags, the defaults of the rest."""
-        given = {**defaults(self.script), "env_id": self.env_id, "seed": self.seed, **self.flags}
-        return self.script, self.backend, {name: x for name, x in given.items() if name not in BOOKKEEPING}
+    def algorithm(self) -> str:
+        """The script and those flags that change the algorithm."""
+        chosen = {name: value for name, value in self.flags.items() if name not in LENGTHS}
+        return shlex.join([self.script, *as_options(chosen)])
+
+    def identity(self) -> Identity:
+        """What decides the run's numbers: its flags, and the defaults of all others."""
+        own = {"env_id": self.env_id, "seed": self.seed, **self.flags}
+        return Identity(self.script, self.backend, deciding({**defaults(self.script), **own}))
 
     def other_arguments(self) -> str:
-        """How the run that is in this directory differs from this one; empty if it does not, or if there is none."""
-        if (theirs := identity(self.path)) is None:
+        """How the run in this directory differs from this one.
+
+        Empty if it does not, or if there is none.
+        """
+        found = identity(self.path)
+        wanted = self.identity()
+        if found is None or found == wanted:
             return ""
-        (script, backend, args), ours = theirs, self.identity()
-        if script != ours[0]:
-            return f"of {script} instead of {ours[0]}"
-        differences = [f"{name} {args[name]} instead of {x}" for name, x in ours[2].items() if args[name] != x]
-        return ", ".join(differences) or ("" if backend == ours[1] else f"backend {backend} instead of {ours[1]}")
+        if found.script != wanted.script:
+            return f"of {found.script} instead of {wanted.script}"
+        differences = []
+        for name in {**wanted.args, **found.args}:
+            old, new = found.args.get(name), wanted.args.get(name)
+            if old != new:
+                differences.append(f"{name} {old} instead of {new}")
+        if found.backend != wanted.backend:
+            differences.append(f"backend {found.backend} instead of {wanted.backend}")
+        return ", ".join(differences)
 
     def finished(self) -> bool:
         """Whether this very run, in its own directory, is complete."""
         return is_finished(self.path) and not self.other_arguments()
 
     def found(self, results: Path = RESULTS) -> Path | None:
-        """The directory of the finished run with these arguments: its own, or another study's; None without one."""
+        """The directory of the finished run with these arguments: its own or another study's."""
         if self.finished():
             return self.path
-        ours = self.identity()
-        return next((path for path, theirs in finished_runs(results.resolve()) if theirs == ours), None)
-
-
-def load_json(path: Path) -> dict:
-    """What a run's file holds; StudyError if it is damaged."""
-    try:
-        if not isinstance(content := json.loads(path.read_text()), dict):
-            raise ValueError("it holds no table")
-        return content
-    except (OSError, ValueError) as error:
-        raise StudyError(f"{path} cannot be used: {error}") from None
-
-
-def is_finished(path: Path) -> bool:
-    """Whether the run in a directory has made all its steps, evaluated its end, and saved its last weights."""
-    try:
-        args = json.loads((path / "args.json").read_text())["args"]
-        summary = json.loads((path / "summary.json").read_text())
-        evaluated = not args["eval_every"] or summary["final_evaluation"]["step"] == summary["steps"]
-        saved = not list(path.glob("checkpoint.*")) or bool(list(path.glob("last.*")))  # committed is neither
-        return summary["steps"] >= args["total_timesteps"] and evaluated and saved
-    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it has not come so far
-        return False
-
-
-def identity(path: Path) -> tuple[str, str | None, dict[str, object]] | None:
-    """As Trial.identity(), of the run in a directory; None if none has begun there; StudyError if it is damaged."""
-    if not (path / "args.json").exists():
+        wanted = self.identity()
+        for path, other in finished_runs(results.resolve()):
+            if other == wanted:
+                return path
         return None
-    try:
-        content = load_json(path / "args.json")
-        script = f"{content['script']}.py"
-        given = {**defaults(script), **content["args"]}  # it may be older than a flag, or have one that is no more
-        backend = list(content["versions"])[-1] if script == "ddpg_keras.py" else None
-    except (OSError, ValueError, KeyError, TypeError, StudyError) as error:
-        raise StudyError(f"{path / 'args.json'} cannot be used ({error}): move the run away") from None
-    return script, backend, {name: given[name] for name in defaults(script).keys() - BOOKKEEPING}
 
 
-@cache
-def finished_runs(results: Path) -> list[tuple[Path, tuple]]:
-    """Directory and identity of every finished run below a folder of results."""
-    paths = (file.parent for file in sorted(results.glob("*/*/*/seed-*/args.json")))
-    return [(path, identity(path)) for path in paths if is_finished(path)]
+@dataclass(frozen=True)
+class PeerRun:
+    """A run of another library: trained by hand, with a summary and CSVs like those of ours."""
+
+    env_id: str
+    setting: str
+    seed: int
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.env_id} {self.setting} seed {self.seed}"
+
+    def algorithm(self) -> str:
+        """The other program, by the name of the setting."""
+        return self.setting
+
+    def finished(self) -> bool:
+        """Whether the run is complete."""
+        return is_finished(self.path)
+
+    def found(self, results: Path = RESULTS) -> Path | None:
+        """The run's directory; None if it is not complete."""
+        if self.finished():
+            return self.path
+        return None
 
 
-# ----------------------------------------------------------------------------------------------------------- a study
+def as_options(flags: dict[str, object]) -> list[str]:
+    """Flags as words of a command line."""
+    words = []
+    for name, value in flags.items():
+        option = name.replace("_", "-")
+        if value is True:
+            words.append(f"--{option}")
+        elif value is False:
+            words.append(f"--no-{option}")
+        elif isinstance(value, list):
+            words += [f"--{option}", *map(str, value)]
+        else:
+            words += [f"--{option}", str(value)]
+    return words
+
+
+# ----------------------------------------------------------------------------------------- a study
 @dataclass(frozen=True)
 class Study:
     """A study as its file says."""
 
     name: str
-    given: str  # the name, or the file, by which it was asked for
+    asked_for: str  # the name, or the file, by which it was asked for
     question: str
     answer: str
-    script: str
-    solved: dict[str, float]  # the threshold of each environment, NaN without one
-    trials: list[Trial]
+    script: str | None  # None: the study is of other libraries
+    at_a_glance: list[str]
+    thresholds: dict[str, float]  # of each environment, NaN without one
+    runs: list[Run | PeerRun]
 
 
 def names() -> list[str]:
-    """All studies, in the order of the README."""
-    there = {path.stem for path in STUDIES.glob("*.toml")}
-    return [*(name for name in FIRST if name in there), *sorted(there - {*FIRST})]
+    """All studies, in the order of the page of results."""
+    there = sorted(path.stem for path in STUDIES.glob("*.toml"))
+    first = [name for name in FIRST_STUDIES if name in there]
+    return first + [name for name in there if name not in first]
 
 
 def load(name: str, results: Path = RESULTS) -> Study:
-    """The study of this name, or in this file; StudyError if it cannot be used."""
-    file = Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml"
+    """The study of this name, or in this .toml file; StudyError if it cannot be used."""
+    file = STUDIES / f"{name}.toml"
+    if name.endswith(".toml"):
+        file = Path(name)
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
-        return parse(file.stem, name, content, results.resolve())
     except OSError as error:
         hint = f"give a .toml file, or one of {', '.join(names())}"
         raise StudyError(f"{file} cannot be read ({error.strerror}): {hint}") from None
-    except (ValueError, StudyError) as error:  # of TOML, too
+    except ValueError as error:  # it is not TOML, or not UTF-8
+        raise StudyError(f"{file}: {error}") from None
+    try:
+        check_keys(content)
+        return Study(
+            name=file.stem,
+            asked_for=name,
+            question=content["question"],
+            answer=content.get("answer", "").strip(),
+            script=content.get("script"),
+            at_a_glance=content.get("at-a-glance", []),
+            thresholds=read_thresholds(content["environments"]),
+            runs=read_runs(content, results.resolve() / file.stem),
+        )
+    except StudyError as error:
         raise StudyError(f"{file}: {error}") from None
 
 
-def parse(name: str, given: str, content: dict, results: Path) -> Study:
-    """A study from what its file holds."""
-    for key, kind in (REQUIRED | OPTIONAL).items():
-        if not isinstance(content.setdefault(key, kind()), kind) or (key in REQUIRED and not content[key]):
-            raise StudyError(f"it needs {key}, a {kind.__name__} that is not empty (see benchmark/study.py)")
-    if unknown := content.keys() - REQUIRED.keys() - OPTIONAL.keys():
+def check_keys(content: dict) -> None:
+    """StudyError if a key of the study is missing, unknown, or of the wrong type."""
+    for key, kind in REQUIRED_KEYS.items():
+        if not isinstance(content.get(key), kind) or not content[key]:
+            what = f"a {kind.__name__} that is not empty"
+            raise StudyError(f"it needs {key}, {what} (see benchmark/study.py)")
+    for key, kind in OPTIONAL_KEYS.items():
+        if key in content and not isinstance(content[key], kind):
+            raise StudyError(f"{key} has to be a {kind.__name__}")
+    unknown = content.keys() - REQUIRED_KEYS.keys() - OPTIONAL_KEYS.keys()
+    if unknown:
         raise StudyError(f"nobody reads {', '.join(sorted(unknown))}")
-    script, known = content["script"], defaults(content["script"])
-    backend = (content["keras-backend"] or "tensorflow") if script == "ddpg_keras.py" else None
-    trials, solved = [], {}
-    for env_id, environment in content["environments"].items():
-        for setting, flags in content["settings"].items():
-            if not isinstance(environment, dict) or not isinstance(flags, dict):
-                raise StudyError("every environment and every setting is a table of flags")
-            both = {key.replace("-", "_"): value for key, value in {**environment, **flags}.items()}
-            seeds, solved[env_id] = both.pop("seeds", content["seeds"]), both.pop("solved", math.nan)
-            if not (isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)):
-                raise StudyError(f"seeds are a list of whole numbers from 0 on, not {seeds}")
-            if not fits(solved[env_id], 0.0):
-                raise StudyError(f"solved is a number, not {solved[env_id]!r}")
-            if wrong := both.keys() - (known.keys() - OURS):
-                raise StudyError(f"no flags of {script} that a study can set: {', '.join(sorted(wrong))}")
-            for flag, value in both.items():
-                if not fits(value, known[flag]):
-                    raise StudyError(f"{flag} is {value!r}: it has to be like its default, {known[flag]!r}")
+    if ("script" in content) == content.get("peers", False):
+        raise StudyError("it needs script, or peers = true (see benchmark/study.py)")
+    for table in (*content["environments"].values(), *content["settings"].values()):
+        if not isinstance(table, dict):
+            raise StudyError("every environment and every setting is a table of flags")
+    wrong = [x for x in content.get("at-a-glance", []) if x not in content["environments"]]
+    if wrong:
+        raise StudyError(f"at-a-glance names {wrong[0]}, which is not among the environments")
+
+
+def read_thresholds(environments: dict) -> dict[str, float]:
+    """The mean return from which on each environment counts as solved, NaN without one."""
+    thresholds = {}
+    for env_id, environment in environments.items():
+        threshold = environment.get("solved", math.nan)
+        if not is_like(threshold, 0.0):
+            raise StudyError(f"solved is a number, not {threshold!r}")
+        thresholds[env_id] = threshold
+    return thresholds
+
+
+def read_runs(content: dict, folder: Path) -> list[Run | PeerRun]:
+    """All runs of a study, in a folder of their own."""
+    runs = []
+    for env_id in content["environments"]:
+        for setting in content["settings"]:
             if not re.fullmatch(r"[\w.+-]+", setting):
-                raise StudyError(f"a setting's name has letters, digits and . + - _, unlike {setting!r}")
-            folder = results / name / re.sub(r"[^\w.-]", "-", env_id) / setting
-            made = (Trial(script, env_id, setting, x, both, backend, folder / f"seed-{x}") for x in seeds)
-            trials += made
-    if len({trial.path for trial in trials}) < len(trials):
-        raise StudyError("two of its runs have one directory: every seed once, environments of different names")
-    texts = content["question"], content["answer"].strip()
-    return Study(name, given, *texts, script, solved, trials)
+                allowed = "letters, digits and . + - _"
+                raise StudyError(f"a setting's name has {allowed}, unlike {setting!r}")
+            env_folder = folder / re.sub(r"[^\w.-]", "-", env_id)
+            runs += read_seeds(content, env_id, setting, env_folder / setting)
+    paths = {run.path for run in runs}
+    if len(paths) < len(runs):
+        hint = "every seed once, environments of different names"
+        raise StudyError(f"two of its runs have one directory: {hint}")
+    return runs
+
+
+def read_seeds(content: dict, env_id: str, setting: str, folder: Path) -> list[Run | PeerRun]:
+    """The runs of one setting in one environment, one for each seed."""
+    environment = dict(content["environments"][env_id])
+    environment.pop("solved", None)
+    seeds = environment.pop("seeds", content["seeds"])
+    if not isinstance(seeds, list) or not all(type(x) is int and x >= 0 for x in seeds):
+        raise StudyError(f"seeds are a list of whole numbers from 0 on, not {seeds}")
+
+    own_flags = dict(content["settings"][setting])
+    script = content.get("script")
+    if content.get("peers"):
+        script = own_flags.pop("script", None)
+    if script is None:
+        if own_flags:
+            raise StudyError(f"a setting of peers has no flags, unlike {setting}: {own_flags}")
+        return [PeerRun(env_id, setting, seed, folder / f"seed-{seed}") for seed in seeds]
+
+    both = {**environment, **own_flags}
+    flags = {name.replace("-", "_"): value for name, value in both.items()}
+    check_flags(flags, script)
+    backend = None
+    if script == "ddpg_keras.py":
+        backend = content.get("keras-backend", "tensorflow")
+    return [
+        Run(script, env_id, setting, seed, flags, backend, folder / f"seed-{seed}")
+        for seed in seeds
+    ]
+
+
+def check_flags(given: dict[str, object], script: str) -> None:
+    """StudyError if a script does not have these flags, or not with such values."""
+    known = defaults(script)
+    unknown = given.keys() - (known.keys() - NOT_FOR_STUDIES)
+    if unknown:
+        listed = ", ".join(sorted(unknown))
+        raise StudyError(f"no flags of {script} that a study can set: {listed}")
+    for name, value in given.items():
+        if not is_like(value, known[name]):
+            raise StudyError(f"{name} is {value!r}: it has to be like its default, {known[name]!r}")

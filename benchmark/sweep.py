@@ -1,18 +1,18 @@
-"""Trains every run of a study that is not finished yet, on this machine's cores or on a Ray cluster.
+"""Trains every run of a study that is not finished yet, on this machine or on a Ray cluster.
 
     pip install -r requirements.txt -r requirements-dev.txt     (Linux, macOS)
     python benchmark/sweep.py normalisation
-    python benchmark/sweep.py normalisation --dry-run      # only print the commands, to paste one of them
-    python benchmark/sweep.py normalisation --address auto # on the cluster that this machine belongs to
+    python benchmark/sweep.py normalisation --dry-run       # only print the commands
+    python benchmark/sweep.py normalisation --address auto  # on the cluster of this machine
 
-What a study is says benchmark/study.py. Each run is an ordinary command line, in a process of its own with one thread.
-The process dies with the Ray worker that started it, so that there never are two that write to one directory; a run
-whose worker, node or sweep has died goes on with --resume, to the same CSVs, bit for bit. A run that fails is shown
-with its last lines, the others go on, and the exit status is 1.
+The docstring of benchmark/study.py says what a study is. Each run is an ordinary command line, in
+a process of its own with one thread. The process dies with the Ray worker that started it, so that
+no two of them ever write to one directory. A run whose worker, node or sweep has died goes on with
+--resume, to the same CSVs, bit for bit. If a run fails, its last lines are shown, the other runs
+go on, and the exit status is 1.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -24,247 +24,438 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
-import filelock
 import study
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: no report to Ray's makers
-import ray
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: no report to its makers
+try:
+    import filelock
+    import ray
+    from rich.console import Console
+    from rich.live import Live
+    from rich.markup import escape
+    from rich.table import Table
+except ImportError as error:
+    study.explain_missing_package(error, __name__)
 
-LEASH = (
-    "import os, runpy, sys, threading; "
-    "threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start(); "
-    "del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
-)  # runs a script that dies as its standard input ends: when the parent is no more, whatever its end was
-KILLS = 3  # a run that signals have killed so often, while its worker lived on, has failed (out of memory?)
-BAR = re.compile(r"\| (\d+)/\d+ \[[\d:]+<([\d:?]+), +([\d.?]+)(step/s|s/step)")  # the line of the script's bar
-EVALUATION = re.compile(r"step \d+: evaluation (-?[\d.]+) ")
-LAST_LINES = 10  # of a failed run
+# Runs a script that dies as its standard input ends, which it does when the parent is no more
+LEASH = """
+import os, runpy, sys, threading
+
+def die_with_parent():
+    os.read(0, 1)
+    os._exit(1)
+
+threading.Thread(target=die_with_parent, daemon=True).start()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+MAX_KILLS = 3  # a run that signals have killed so often has failed (out of memory?)
+LAST_LINES = 10  # of a failed run's output
+CSVS = ["episodes", "evaluations", "updates"]  # of a run
+TAIL = 65_536  # bytes at the end of a CSV among which its last row stands
+SPEED_WINDOW = 60  # seconds over which a run's speed is measured
+REPORT_EVERY = 60  # seconds between two lines on a run where there is no terminal
 
 
-# ------------------------------------------------------------------------------------------------------- in a worker
-def train(trial: study.Trial) -> str:
-    """Trains a run, or the rest of it, to its end. Gives what went wrong, or nothing; its output goes into its log."""
+# ------------------------------------------------------------------------------------- in a worker
+def train(run: study.Run) -> str:
+    """Trains a run, or the rest of it, to its end. Gives what went wrong, or nothing."""
     try:
-        trial.path.parent.mkdir(parents=True, exist_ok=True)
-        with trial.log.open("a") as log:
-            return attempts(trial, log)
-    except (study.StudyError, OSError) as error:  # a full disk, say
+        run.path.parent.mkdir(parents=True, exist_ok=True)
+        with run.log.open("a") as log:
+            return train_until_it_ends(run, log)
+    except (study.StudyError, OSError) as error:  # a full disk, for example
         return str(error)
 
 
-def attempts(trial: study.Trial, log: TextIO) -> str:
-    """Starts the run's process until it has come to an end by itself."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **trial.variables}
+def train_until_it_ends(run: study.Run, log: TextIO) -> str:
+    """Starts the run's process, again if a signal killed it. Gives what went wrong, or nothing."""
     kills = 0
-    while kills < KILLS:
-        options = trial.options()
-        print(f"\n{platform.node()}, {time.ctime()}", file=log, flush=True)
-        if is_locked(trial.path):
-            print("waiting: another process writes there", file=log, flush=True)
-        if trial.path.exists():
-            with filelock.FileLock(trial.path / ".lock"):  # its last process may not have died yet
-                if difference := trial.other_arguments():
-                    return f"{trial.folder} holds another run ({difference})"
-                if trial.finished():
-                    return ended(trial)
-                if (trial.path / "args.json").exists():
-                    options = [trial.script, "--resume", trial.folder]
-                elif {file.name for file in trial.path.iterdir()} <= {".lock", "args.json.new"}:
-                    shutil.rmtree(trial.path)  # killed before it wrote its first file
-        print(f"$ python {shlex.join(options)}", file=log, flush=True)
-        command, pipe = [sys.executable, "-c", LEASH, *options], subprocess.PIPE
-        process = subprocess.Popen(
-            command, cwd=study.ROOT, env=environment, stdin=pipe, stdout=log, stderr=subprocess.STDOUT
-        )
-        status = process.wait()
-        if trial.finished():
-            return ended(trial)
+    while kills < MAX_KILLS:
+        note(f"\n{platform.node()}, {time.ctime()}", log)
+        if is_locked(run.path):
+            note("waiting: another process writes there", log)
+        options = options_to_start(run)
+        if options is None:
+            return ""
+        version = code_version()
+        status = run_process(run, options, log)
+        if run.finished():
+            save_machine(run.path, version)
+            return ""
         if status == 0:
-            difference = trial.other_arguments() or "it is not complete"
-            return f"it ended, but {trial.folder} holds another run ({difference}): change the study"
-        if status > 0 and not is_locked(trial.path):  # else another sweep has begun it meanwhile
+            difference = run.other_arguments()
+            if difference:
+                return f"it ended as another run than the study's ({difference}): change the study"
+            return "it ended before its last step"
+        if status > 0 and not is_locked(run.path):  # locked: another sweep has begun it meanwhile
             return f"exit status {status}"
-        kills += status < 0
-    return f"killed {KILLS} times, at last by signal {-status}"
+        if status < 0:
+            kills += 1
+    return f"killed {MAX_KILLS} times, at last by signal {-status}"
 
 
-def ended(trial: study.Trial) -> str:
-    """Notes the machine on which the run came to its end; nothing went wrong."""
-    if not (trial.path / "machine.json").exists():
-        (trial.path / "machine.json").write_text(json.dumps(machine(), indent=2) + "\n")
-    return ""
+def note(text: str, log: TextIO) -> None:
+    """Writes a line into the run's log at once, before its process writes there."""
+    print(text, file=log, flush=True)
 
 
 def is_locked(path: Path) -> bool:
     """Whether another process writes to a run's directory."""
+    if not path.exists():
+        return False
     try:
-        with filelock.FileLock(path / ".lock", blocking=False) if path.exists() else contextlib.nullcontext():
+        with filelock.FileLock(path / ".lock", blocking=False):
             return False
     except filelock.Timeout:
         return True
 
 
-def machine() -> dict[str, object]:
-    """The hardware, as a paper names it."""
+def options_to_start(run: study.Run) -> list[str] | None:
+    """The words that begin this run, or go on with it; None if it is finished.
+
+    Waits until its last process has died. StudyError if another run is in its directory.
+    """
+    if not run.path.exists():
+        return run.options()
+    with filelock.FileLock(run.path / ".lock"):
+        difference = run.other_arguments()
+        if difference:
+            raise study.StudyError(f"{run.folder} holds another run ({difference})")
+        if run.finished():
+            return None
+        if (run.path / "args.json").exists():
+            return [run.script, "--resume", run.folder]
+        names = {file.name for file in run.path.iterdir()}
+        if names <= {".lock", "args.json.new"}:  # it was killed before it wrote its first file
+            shutil.rmtree(run.path)
+    return run.options()
+
+
+def run_process(run: study.Run, options: list[str], log: TextIO) -> int:
+    """Runs a script to its end, its output going into the log. Gives its exit status."""
+    note(f"$ python {shlex.join(options)}", log)
+    variables = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **run.variables}
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEASH, *options],
+        cwd=study.ROOT,
+        env={**os.environ, **variables},
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    return process.wait()
+
+
+def save_machine(path: Path, version: dict[str, object]) -> None:
+    """Notes the hardware and the version of the code that the run's last process started from."""
+    content = json.dumps({**hardware(), **version}, indent=2)
+    (path / "machine.json").write_text(content + "\n")
+
+
+def hardware() -> dict[str, object]:
+    """The processor, as a paper names it, and its number of cores."""
+    name = platform.processor()
+    if name == "":
+        name = platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"(?m)^model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
-    return {"cpu": (names or [platform.processor() or platform.machine()])[0], "cores": os.cpu_count()}
+    if cpuinfo.exists():
+        model = re.search(r"(?m)^model name\s*: (.*)", cpuinfo.read_text())
+        if model:
+            name = model[1]
+    return {"cpu": name, "cores": os.cpu_count()}
 
 
-# ------------------------------------------------------------------------------------------------- what there is to see
+def code_version() -> dict[str, object]:
+    """The commit that is checked out, and whether all its files are as committed.
+
+    Both are None where there is no git, or no repository.
+    """
+    unknown = {"commit": None, "clean": None}
+    if shutil.which("git") is None or not (study.ROOT / ".git").exists():
+        return unknown
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    if commit.returncode != 0 or changes.returncode != 0:
+        return unknown
+    return {"commit": commit.stdout.strip(), "clean": changes.stdout == ""}
+
+
+def git(*words: str) -> subprocess.CompletedProcess:
+    """Asks git about this repository, without taking its locks."""
+    command = ["git", "--no-optional-locks", *words]
+    return subprocess.run(command, cwd=study.ROOT, capture_output=True, text=True)
+
+
+# ---------------------------------------------------------------------------- what there is to see
+def last_row(csv: Path) -> dict[str, str]:
+    """The last whole row of a CSV by its columns; empty if there is none."""
+    try:
+        with csv.open("rb") as file:
+            columns = file.readline().decode().rstrip("\n").split(",")
+            rows_begin = file.tell()
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(rows_begin, size - TAIL))
+            text = file.read().decode()
+    except OSError:  # it is not there yet, or is just being resumed
+        return {}
+    rows = text.rpartition("\n")[0].splitlines()  # without the row that is just being written
+    if not rows or rows[-1].count(",") != len(columns) - 1:
+        return {}
+    return dict(zip(columns, rows[-1].split(","), strict=True))
+
+
 @dataclass
 class Row:
-    """What is known of a run: its log is all that the sweep reads, so that workers may be anywhere."""
+    """What is known of a run. All of it is read from files, so that workers may be anywhere."""
 
-    trial: study.Trial
+    run: study.Run
+    old_log_size: int = 0  # bytes that the log had before this sweep
     state: str = "waiting"  # then "going", then "finished" or "failed"
-    shown: str = "waiting"  # the last state that was printed
+    printed_state: str = "waiting"
     error: str = ""
-    began: int = 0  # bytes that the log had before this sweep
-    step: str = ""
-    evaluation: str = ""
-    speed: str = ""
-    left: str = ""
+    step: int = 0
+    evaluation: str = "–"
+    looks: list[tuple[float, int]] = field(default_factory=list)  # time and step, of late
 
-    def read(self) -> None:
-        """Reads where the run is from the end of its log."""
-        try:
-            size = self.trial.log.stat().st_size
-            with self.trial.log.open("rb") as file:
-                file.seek(max(self.began, size - 4096))
-                text = file.read().decode(errors="replace")
-        except OSError:  # it has not begun
-            return
-        if size > self.began and self.state == "waiting":
+    def look(self, now: float) -> None:
+        """Reads from the run's log whether it goes, and from its CSVs how far it has come."""
+        if self.state == "waiting" and log_size(self.run) > self.old_log_size:
             self.state = "going"
-        if bars := BAR.findall(text):
-            self.step, self.left, self.speed, unit = bars[-1]
-            if unit == "s/step" and self.speed != "?":
-                self.speed = f"{1 / float(self.speed):.2f}"
-        if evaluations := EVALUATION.findall(text):
-            self.evaluation = evaluations[-1]
+        if self.state != "going":
+            return
+        logs = {name: last_row(self.run.path / f"{name}.csv") for name in CSVS}
+        self.step = max(int(row.get("step", 0)) for row in logs.values())
+        if "mean" in logs["evaluations"]:
+            self.evaluation = f"{float(logs['evaluations']['mean']):.1f}"
+        if self.looks and self.step < self.looks[-1][1]:  # resumed: it repeats what was not saved
+            self.looks.clear()
+        self.looks.append((now, self.step))
+        while self.looks[-1][0] - self.looks[0][0] > SPEED_WINDOW:
+            self.looks.pop(0)
 
-    def lines(self) -> list[str]:
+    @property
+    def steps_per_second(self) -> float:
+        """The speed over the last minute, 0 if it is not known."""
+        if not self.looks:
+            return 0.0
+        first_time, first_step = self.looks[0]
+        last_time, last_step = self.looks[-1]
+        if last_step == first_step:
+            return 0.0
+        return (last_step - first_step) / (last_time - first_time)
+
+    def progress(self) -> list[str]:
+        """Step, last evaluation, speed and time left, as text; empty if the run is not going."""
+        if self.state != "going":
+            return ["", "", "", ""]
+        speed = self.steps_per_second
+        if speed == 0:
+            return [str(self.step), self.evaluation, "?", "?"]
+        steps_left = self.run.identity().args["total_timesteps"] - self.step
+        time_left = timedelta(seconds=round(steps_left / speed))
+        return [str(self.step), self.evaluation, f"{speed:.1f}", str(time_left)]
+
+    def last_lines(self) -> list[str]:
         """The last lines of the run's output."""
-        if not self.trial.log.exists():
+        if not self.run.log.exists():
             return []
-        return self.trial.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        return self.run.log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+
+
+def log_size(run: study.Run) -> int:
+    """How many bytes a run has printed."""
+    if not run.log.exists():
+        return 0
+    return run.log.stat().st_size
 
 
 def table(rows: list[Row]) -> Table:
     """All runs: first what goes, then what failed, what is finished, what waits."""
-    order = ("going", "failed", "finished", "waiting")
-    counts = ", ".join(f"{sum(row.state == state for row in rows)} {state}" for state in order)
-    columns = ("run", "state", "step", "return", "steps/s", "time left")
-    drawn = Table(*columns, title=counts, title_justify="left")
     colors = {"going": "bold", "failed": "red", "finished": "green", "waiting": "dim"}
-    for row in sorted(rows, key=lambda row: order.index(row.state)):
-        where = [row.step, row.evaluation, row.speed, row.left] if row.state == "going" else [""] * 4
-        drawn.add_row(escape(str(row.trial)), row.state, *where, style=colors[row.state])
-    return drawn
+    states = [row.state for row in rows]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in colors)
+    columns = ["run", "state", "step", "return", "steps/s", "time left"]
+    shown = Table(*columns, title=counts, title_justify="left")
+    for state, color in colors.items():
+        for row in rows:
+            if row.state == state:
+                shown.add_row(escape(str(row.run)), state, *row.progress(), style=color)
+    return shown
 
 
-# ------------------------------------------------------------------------------------------------------- in the sweep
+def say(text: str, console: Console, style: str | None = None) -> None:
+    """Prints text as it is, above the table."""
+    console.print(text, style=style, markup=False, highlight=False)
+
+
+def say_state(row: Row, console: Console) -> None:
+    """Prints a run's new state; of a failed run its command, its error and its last lines."""
+    if row.state == row.printed_state:
+        return
+    row.printed_state = row.state
+    say(f"{row.state}: {row.run}", console)
+    if row.error:
+        lines = [row.run.command(), row.error, *row.last_lines()]
+        say("\n".join(lines), console, style="red")
+
+
+def say_progress(row: Row, console: Console) -> None:
+    """Prints how far a run has come, where there is no terminal for the table."""
+    if row.state == "going":
+        step, evaluation, speed, time_left = row.progress()
+        words = f"step {step}, return {evaluation}, {speed} steps/s, {time_left} left"
+        say(f"{row.run}: {words}", console)
+
+
+# ------------------------------------------------------------------------------------ in the sweep
 def sweep(rows: list[Row], cpus: float, gpus: float, console: Console) -> None:
     """Lets Ray train all runs; their rows say what became of them."""
-    task = ray.remote(train).options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)  # of workers and nodes that die
-    tasks = {task.remote(row.trial): row for row in rows}
+    remote_train = ray.remote(train)
+    # max_retries: after the death of a worker or a node, for ever
+    task = remote_train.options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
+    tasks = {task.remote(row.run): row for row in rows}
     with Live(console=console, refresh_per_second=1, transient=True) as live:
-        said = time.monotonic()
+        last_report = time.monotonic()
         while tasks:
-            for done in ray.wait(list(tasks), timeout=1)[0]:
-                row = tasks.pop(done)
-                try:
-                    row.error = ray.get(done)
-                except ray.exceptions.RayError as error:
-                    row.error = f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
-                row.state = "failed" if row.error else "finished"
+            collect_finished(tasks)
+            now = time.monotonic()
             for row in rows:
-                row.read()
-                if row.shown != row.state:
-                    row.shown = row.state
-                    console.print(f"{row.state}: {row.trial}", markup=False, highlight=False)
-                    if row.error:
-                        text = "\n".join([row.error, *row.lines()])
-                        console.print(f"{row.trial.command()}\n{text}", style="red", markup=False, highlight=False)
+                row.look(now)
+                say_state(row, console)
             if console.is_terminal:
                 live.update(table(rows))
-            elif time.monotonic() > said + 60:
-                said = time.monotonic()
+            elif now - last_report > REPORT_EVERY:
+                last_report = now
                 for row in rows:
-                    if row.state == "going":
-                        where = f"step {row.step}, return {row.evaluation}, {row.speed} steps/s, {row.left} left"
-                        console.print(f"{row.trial}: {where}", markup=False, highlight=False)
+                    say_progress(row, console)
+
+
+def collect_finished(tasks: dict[ray.ObjectRef, Row]) -> None:
+    """Waits for a second; takes those that have ended out of the tasks and notes how they ended."""
+    ended, _ = ray.wait(list(tasks), timeout=1)
+    for task in ended:
+        row = tasks.pop(task)
+        row.state = "finished"
+        try:
+            row.error = ray.get(task)
+        except ray.exceptions.RayError as error:
+            last_line = str(error).strip().splitlines()[-1]
+            row.error = f"{type(error).__name__}: {last_line}"
+        if row.error:
+            row.state = "failed"
 
 
 def plan(args: argparse.Namespace, console: Console) -> list[Row]:
-    """Shows every run's command, and gives those that are to be trained; StudyError if something is wrong."""
-    if args.cpus_per_run < 0 or args.gpus_per_run < 0 or args.cpus_per_run + args.gpus_per_run == 0:
-        raise study.StudyError("--cpus-per-run and --gpus-per-run cannot be negative, nor both be 0")
-    try:
-        only = re.compile(args.only)
-    except re.error as error:
-        raise study.StudyError(f"--only {args.only}: {error}") from None
-    wanted = study.load(args.study, args.results)
-    if args.gpus_per_run and "cpu" in [trial.identity()[2].get("device") for trial in wanted.trials]:
-        raise study.StudyError(f"--gpus-per-run: runs of {wanted.name} are on the CPU; set their flag device")
-    trials = [trial for trial in wanted.trials if only.search(str(trial))]
-    if not trials:
-        raise study.StudyError(f"--only {args.only}: no run of {wanted.name} has it in its name")
-    if not args.dry_run:
-        (args.results / wanted.name).mkdir(parents=True, exist_ok=True)
+    """Shows every run's command and gives the runs to train; StudyError if something is wrong."""
+    runs = choose_runs(args)
     rows: list[Row] = []
-    for trial in trials:
-        same = [row.trial.path for row in rows if row.trial.identity() == trial.identity()]
-        found = trial.found(args.results) or (same[0] if same else None)
-        console.print(f"{'finished' if found else 'to do'}: {trial}", markup=False, highlight=False)
-        console.print(f"  {trial.command()}", markup=False, highlight=False)
-        if found and found != trial.path:
-            console.print(f"  the same run as {found}", markup=False, highlight=False)
-        elif not found:
-            if difference := trial.other_arguments():
-                raise study.StudyError(f"{trial.path} holds another run ({difference}): move it away, or use --results")
-            rows.append(Row(trial, began=trial.log.stat().st_size if trial.log.exists() else 0))
-    print(f"{len(trials) - len(rows)} of {len(trials)} runs are finished")
+    for run in runs:
+        found = run.found(args.results)
+        for row in rows:
+            if row.run.identity() == run.identity():
+                found = row.run.path
+        show_run(run, found, console)
+        if found is None:
+            difference = run.other_arguments()
+            if difference:
+                hint = "move it away, or use --results"
+                raise study.StudyError(f"{run.path} holds another run ({difference}): {hint}")
+            rows.append(Row(run, log_size(run)))
+    print(f"{len(runs) - len(rows)} of {len(runs)} runs are finished")
     return rows
 
 
+def choose_runs(args: argparse.Namespace) -> list[study.Run]:
+    """The runs of the study that the command line asks for; StudyError if a flag is wrong."""
+    if args.cpus_per_run < 0 or args.gpus_per_run < 0 or args.cpus_per_run + args.gpus_per_run == 0:
+        rule = "cannot be negative, nor both be 0"
+        raise study.StudyError(f"--cpus-per-run and --gpus-per-run {rule}")
+    try:
+        pattern = re.compile(args.only)
+    except re.error as error:
+        raise study.StudyError(f"--only {args.only}: {error}") from None
+    wanted = study.load(args.study, args.results)
+    if wanted.script is None:
+        readme = f"benchmark/results/{wanted.name}/README.md"
+        raise study.StudyError(f"the runs of {wanted.name} are trained by hand: see {readme}")
+    devices = {run.identity().args.get("device") for run in wanted.runs}
+    if args.gpus_per_run and "cpu" in devices:
+        hint = "set their flag device"
+        raise study.StudyError(f"--gpus-per-run: runs of {wanted.name} are on the CPU; {hint}")
+    runs = [run for run in wanted.runs if pattern.search(str(run))]
+    if not runs:
+        raise study.StudyError(f"--only {args.only}: no run of {wanted.name} has it in its name")
+    return runs
+
+
+def show_run(run: study.Run, found: Path | None, console: Console) -> None:
+    """Prints a run's command, and whether it is to be trained."""
+    state = "to do"
+    if found:
+        state = "finished"
+    say(f"{state}: {run}", console)
+    say(f"  {run.command()}", console)
+    if found and found != run.path:
+        say(f"  the same run as {found}", console)
+
+
 def join(address: str) -> None:
-    """Starts Ray in here, or joins a cluster; StudyError if there is none."""
+    """Starts Ray in this process, or joins a cluster; StudyError if there is none."""
+    options = {}
+    if address == "local":
+        options = {"object_store_memory": 100_000_000, "include_dashboard": False}
     try:
         if re.fullmatch(r"[^/]+:\d+", address):  # Ray would try for minutes
-            socket.create_connection(address.rsplit(":", 1), timeout=30).close()
-        embedded = {"object_store_memory": 100_000_000, "include_dashboard": False} if address == "local" else {}
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **embedded)
+            host, port = address.rsplit(":", 1)
+            socket.create_connection((host, int(port)), timeout=30).close()
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise study.StudyError(f"no Ray cluster at {address}: {error}") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own would say nothing
 
 
-def main() -> None:
-    """Reads the command line, shows every run's command, trains what is not finished."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_command_line() -> argparse.Namespace:
+    """The study and the flags."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("study", help="name of a file in benchmark/studies, or a .toml file")
-    parser.add_argument("--results", type=Path, default=study.RESULTS, help="folder of all studies' results")
-    parser.add_argument("--only", default="", help="the runs whose names (as shown) this regular expression finds")
-    parser.add_argument("--address", default="local", help="of a Ray cluster to join (auto: this machine's)")
-    parser.add_argument("--cpus-per-run", type=float, default=1, help="which Ray reserves; a run has one thread")
-    parser.add_argument("--gpus-per-run", type=float, default=0, help="0.25: four runs share one (see device)")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and train nothing")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--results", type=Path, default=study.RESULTS, help="folder of all studies' results"
+    )
+    parser.add_argument(
+        "--only", default="", help="train the runs whose names this regular expression finds"
+    )
+    parser.add_argument(
+        "--address", default="local", help="of a Ray cluster to join (auto: this machine's)"
+    )
+    parser.add_argument(
+        "--cpus-per-run", type=float, default=1, help="cores to reserve; a run has one thread"
+    )
+    parser.add_argument(
+        "--gpus-per-run", type=float, default=0, help="0.25: four runs share one (flag device)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the commands and train nothing"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Shows every run's command, then trains what is not finished."""
+    args = read_command_line()
     console = Console(soft_wrap=True)
     try:
         rows = plan(args, console)
         if args.dry_run or not rows:
             return
+        rows[0].run.path.parent.mkdir(parents=True, exist_ok=True)  # may it be written?
         join(args.address)
         sweep(rows, args.cpus_per_run, args.gpus_per_run, console)
     except KeyboardInterrupt:
@@ -275,12 +466,21 @@ def main() -> None:
         sys.exit(2)
     finally:
         ray.shutdown()
+    sys.exit(show_outcome(rows, args))
+
+
+def show_outcome(rows: list[Row], args: argparse.Namespace) -> int:
+    """Prints what failed, and what to do next. Gives the exit status."""
     failed = [row for row in rows if row.error]
     for row in failed:
-        print(f"failed: {row.trial}: {row.error}", file=sys.stderr)
-    where = "" if args.results == study.RESULTS else f" --results {shlex.quote(str(args.results))}"
-    print(f"{len(rows) - len(failed)} of {len(rows)} runs trained; now: python benchmark/report.py {args.study}{where}")
-    sys.exit(1 if failed else 0)
+        print(f"failed: {row.run}: {row.error}", file=sys.stderr)
+    report = f"python benchmark/report.py {args.study}"
+    if args.results != study.RESULTS:
+        report += f" --results {shlex.quote(str(args.results))}"
+    print(f"{len(rows) - len(failed)} of {len(rows)} runs trained; now: {report}")
+    if failed:
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,69 +1,146 @@
-"""What the tests of the command line share."""
+"""The fixtures that several test modules share."""
 
 import subprocess
 import sys
 import threading
 import warnings
 
-import filelock
+import matplotlib
 import pytest
+from helpers import SMOKE, process_variables
 
 import ddpg_continuous
+
+matplotlib.use("Agg")  # needs no display
 
 
 @pytest.fixture
 def script():
-    """The script whose command line is tested; a module may name another one by a fixture of its own."""
+    """The script whose command line is tested; a module may have a fixture of its own for it."""
     return ddpg_continuous
 
 
 @pytest.fixture
-def folder(request, tmp_path, monkeypatch):
-    """The current folder: empty, but for the test module's MODULES of environments, their texts by their names."""
-    for name, text in getattr(request.module, "MODULES", {}).items():
-        (tmp_path / f"{name}.py").write_text(text)
+def folder(tmp_path, monkeypatch):
+    """The current folder: empty."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    monkeypatch.setattr(sys, "path", sys.path.copy())  # to which main() adds the current folder
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def complete_run(tmp_path_factory):
-    """Makes a run by a script's command line, in a process of its own: its directory, stdout and stderr."""
-
-    def run(script, flags):
-        folder = tmp_path_factory.mktemp("smoke")
-        command = [sys.executable, script.__file__, *map(str, flags), "--run-name", "smoke"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return folder / "runs" / "smoke", done.stdout, done.stderr
-
-    return run
 
 
 @pytest.fixture
 def command(script, monkeypatch, capsys):
-    """Runs the command line in this process, quickly, without plots: exit status, stdout, stderr with its warnings."""
-    locks, make = [], filelock.FileLock
+    """Runs the command line in this process, without plots: exit status, stdout, stderr.
+
+    Warnings are shown as Python shows them outside of pytest.
+    """
     monkeypatch.setattr(script, "plot", lambda *_: None)
-    monkeypatch.setattr(filelock, "FileLock", lambda path: (locks.append(make(path)), locks[-1])[1])
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # which main() replaces
+
+    def show(message, category, filename, line, *_):
+        print(warnings.formatwarning(message, category, filename, line), file=sys.stderr)
 
     def run(*flags):
         capsys.readouterr()
         monkeypatch.setattr(sys, "argv", [f"{script.SCRIPT}.py", *map(str, flags)])
-        try:
-            with warnings.catch_warnings():
-                warnings.resetwarnings()
-                for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
-                    warnings.simplefilter("ignore", hidden)  # as Python does
-                warnings.showwarning = lambda *args: print(warnings.formatwarning(*args[:4]), file=sys.stderr)
-                status = script.main() or 0
-        except SystemExit as exit:
-            status = exit.code
-        finally:
-            for lock in locks:
-                lock.release(force=True)  # as the end of a process does
-        return status, *capsys.readouterr()
+        status = 0
+        with warnings.catch_warnings():
+            warnings.resetwarnings()
+            for hidden in (DeprecationWarning, PendingDeprecationWarning):
+                warnings.simplefilter("ignore", hidden)
+            for hidden in (ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", hidden)
+            warnings.showwarning = show
+            try:
+                script.main()
+            except SystemExit as end:
+                status = end.code
+        out, err = capsys.readouterr()
+        return status, out, err
 
     return run
+
+
+class FinishedRuns:
+    """Runs by the scripts' command lines, each in a process of its own, once in a session."""
+
+    def __init__(self, make_folder):
+        self.make_folder = make_folder
+        self.folders = {}
+        self.processes = {}
+        self.outputs = {}
+
+    def begin(self, script, *flags):
+        """Starts a run; other tests may go on meanwhile."""
+        key = (script.SCRIPT, flags)
+        if key not in self.processes:
+            self.folders[key] = self.make_folder("finished")
+            words = [sys.executable, script.__file__, *map(str, flags), "--run-name", "run"]
+            self.processes[key] = subprocess.Popen(
+                words,
+                cwd=self.folders[key],
+                env=process_variables(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        return key
+
+    def __call__(self, script, *flags):
+        """A finished run: its directory, which nobody may change, stdout and stderr."""
+        key = self.begin(script, *flags)
+        if key not in self.outputs:
+            self.outputs[key] = self.processes[key].communicate()
+        out, err = self.outputs[key]
+        assert self.processes[key].returncode == 0, err
+        return self.folders[key] / "runs" / "run", out, err
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """Gives the finished run of a script with these flags."""
+    runs = FinishedRuns(tmp_path_factory.mktemp)
+    yield runs
+    for process in runs.processes.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begun_runs(request, finished_run):
+    """What the test modules name in FINISHED_RUNS begins at once, on the second core."""
+    modules = {item.module for item in request.session.items if "finished_run" in item.fixturenames}
+    for module in modules:
+        for script, flags in getattr(module, "FINISHED_RUNS", []):
+            finished_run.begin(script, *flags)
+
+
+@pytest.fixture(scope="session")
+def smoke(finished_run):
+    """A run of ddpg_continuous.py of a few hundred steps: its directory, stdout and stderr."""
+    return finished_run(ddpg_continuous, *SMOKE)
+
+
+@pytest.fixture
+def start(script, folder):
+    """Starts Python in a process of its own, which the test's end ends.
+
+    The words after it are flags of the script's command line, which runs without plots;
+    or, with `program`, of that.
+    """
+    processes = []
+    name = script.SCRIPT
+    without_plots = f"import {name} as script; script.plot = lambda *_: None; script.main()"
+
+    def run(*flags, program=("-c", without_plots), variables=None, **options):
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
+        environment = process_variables(COLUMNS="160", **(variables or {}))
+        words = [sys.executable, *map(str, [*program, *flags])]
+        process = subprocess.Popen(words, env=environment, cwd=folder, **options)
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.communicate()

@@ -1,20 +1,34 @@
-"""What the runs of the scripts on Keras guarantee: ddpg_tf_explicit.py, and ddpg_keras.py on the backend at hand.
+"""What the runs of the scripts on Keras guarantee: ddpg_tf_explicit.py, and ddpg_keras.py.
 
-Sections that stand letter for letter in all scripts (test_repository.py) are tested with ddpg_continuous.py.
+The latter on the backend at hand; test_backends.py runs this file on the other ones. What stands
+letter for letter in all scripts (test_repository.py) is tested with ddpg_continuous.py.
 """
 
 import json
 import pickle
 import shutil
-import subprocess
-import sys
+import signal
 import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import LOGS, Hostile, assert_same_logs, identical, refused, run_until_killed, truncated
+from helpers import (
+    LOGS,
+    SHORT_NPZ,
+    Hostile,
+    assert_same_logs,
+    cut_off,
+    identical,
+    refused,
+    run_until_killed,
+    snapshot,
+    wait_for,
+)
+from walk import differences_after_restoring
 
 import ddpg_continuous
 import ddpg_keras
@@ -25,9 +39,11 @@ if ddpg_keras.BACKEND == "tensorflow":
 
     SCRIPTS.append(ddpg_tf_explicit)
 
-SHORT = ("--env-id", "Pendulum-v1", "--hidden-sizes", 16, 16, "--batch-size", 8, "--learning-starts", 50)
-SHORT = (*SHORT, "--eval-episodes", 1, "--total-timesteps", 650, "--eval-every", 300, "--checkpoint-every", 200)
-SHORT = (*SHORT, "--norm", "batch")
+FINISHED_RUNS = [(script, SHORT_NPZ) for script in SCRIPTS]
+METRICS = {
+    "ddpg_keras": ["critic_loss", "actor_loss", "q", "saturation"],
+    "ddpg_tf_explicit": ["critic_loss", "dq_da_norm", "q", "saturation", "dq_da_outward"],
+}
 pytestmark = pytest.mark.usefixtures("folder")
 
 
@@ -37,118 +53,199 @@ def script(request):
 
 
 @pytest.fixture(scope="module")
-def smoke(script, complete_run):
-    """A run of a few hundred steps: its directory, what it printed."""
-    return complete_run(script, SHORT)
+def short(script, finished_run):
+    """A run of a few hundred steps: its directory, stdout and stderr."""
+    return finished_run(script, *SHORT_NPZ)
 
 
-def contents(path):
-    """The arrays in an .npz and, as text, its numbers, as numpy itself reads them."""
-    with np.load(path, allow_pickle=False) as file:
-        return [file[name] for name in file.files]
+@pytest.fixture
+def run(short, folder):
+    """The directory of that run, one's own copy."""
+    return Path(shutil.copytree(short[0], folder / "runs" / "run"))
 
 
 def assert_same_run(script, run, reference):
     assert_same_logs(run, reference)
     for name in ("last.npz", "best.npz"):
-        one, other = script.load(run / name), script.load(reference / name)
-        identical(one["agent"]["variables"], other["agent"]["variables"])
+        one, other = [script.load_weights(path / name)["agent"] for path in (run, reference)]
+        assert list(one) == list(other)
+        identical(list(one.values()), list(other.values()))
 
 
-# ---------------------------------------------------------------------------------------------------------- the run
-def test_a_run_leaves_the_same_files_as_the_other_scripts_but_for_the_format_of_the_weights(smoke, script):
-    names = {file.name for file in smoke[0].iterdir() if not file.name.startswith(("events", "."))}
+# ------------------------------------------------------------------------------------------ the run
+def test_a_run_leaves_the_same_files_as_the_other_scripts_but_for_the_format_of_the_weights(
+    short, script
+):
+    names = {file.name for file in short[0].iterdir()}
+    names = {name for name in names if not name.startswith(("events", "."))}
     weights = {"best.npz", "last.npz", "checkpoint.npz"}
     if script is ddpg_keras:
-        names_of = ("best", "last", "checkpoint")
-        weights |= {f"{name}_{network}.keras" for name in names_of for network in ("actor", "critic")}
-    assert names == {*LOGS, "args.json", "summary.json", "learning_curve.png", "learning_curve.pdf"} | weights
-    versions = json.loads((smoke[0] / "args.json").read_text())["versions"]
+        weights |= {"best_actor.keras", "best_critic.keras"}
+        weights |= {"last_actor.keras", "last_critic.keras"}
+    others = {"args.json", "summary.json", "learning_curve.png", "learning_curve.pdf"}
+    assert names == {*LOGS, *others, *weights}
+    versions = json.loads((short[0] / "args.json").read_text())["versions"]
     assert set(versions) == {"python", "gymnasium", "numpy", "keras", keras.config.backend()}
 
 
-def test_every_hundred_steps_the_values_of_an_update_are_logged(smoke, script):
-    updates = pd.read_csv(smoke[0] / "updates.csv")
-    values = ["critic_loss", "actor_loss", "q", "saturation"]
-    if script is not ddpg_keras:
-        values = ["critic_loss", "dq_da_norm", "q", "saturation", "dq_da_outward"]
-        assert (updates["dq_da_norm"] > 0).all()
-    assert list(updates) == ["step", *values, "noise_sigma"]
-    assert list(updates["step"]) == [100, 200, 300, 400, 500, 600]
+def test_every_hundred_steps_the_metrics_of_an_update_are_logged(short, script):
+    updates = pd.read_csv(short[0] / "updates.csv")
+    assert list(updates) == ["step", *METRICS[script.SCRIPT], "noise_sigma"]
+    assert list(updates["step"]) == [100, 200, 300, 400]
+    assert np.isfinite(updates.to_numpy()).all()
     assert (updates["critic_loss"] > 0).all()
+    if script is not ddpg_keras:
+        assert (updates["dq_da_norm"] > 0).all()
 
 
-def test_the_libraries_do_not_chatter(smoke):
-    assert smoke[2] == ""
+def test_the_libraries_do_not_chatter(short):
+    assert short[2] == ""
 
 
-def test_a_seed_fixes_everything_whatever_the_process_did_before(smoke, script, command, folder):
+@pytest.mark.slow
+def test_a_seed_fixes_everything_whatever_the_process_did_before(short, script, command, folder):
     keras.random.normal((3,))
-    assert command(*SHORT, "--run-name", "again")[0] == 0
-    assert_same_run(script, folder / "runs/again", smoke[0])
+    assert command(*SHORT_NPZ, "--run-name", "again")[0] == 0
+    assert_same_run(script, folder / "runs/again", short[0])
 
 
-def test_another_seed_gives_other_weights(smoke, command, folder):
-    assert command(*SHORT, "--seed", 1, "--run-name", "other")[0] == 0
-    assert (folder / "runs/other/updates.csv").read_bytes() != (smoke[0] / "updates.csv").read_bytes()
+@pytest.mark.slow
+def test_another_seed_gives_another_run(short, command, folder):
+    assert command(*SHORT_NPZ, "--seed", 1, "--run-name", "other")[0] == 0
+    log = "updates.csv"
+    assert (folder / "runs/other" / log).read_bytes() != (short[0] / log).read_bytes()
 
 
-@pytest.mark.parametrize("kill_at", [120, 420])
+@pytest.mark.parametrize("kill_at", [pytest.param(120, marks=pytest.mark.slow), 430])
 def test_a_run_killed_before_its_first_checkpoint_or_after_it_equals_one_never_killed(
-    kill_at, smoke, script, command, folder, monkeypatch
+    kill_at, short, script, command, folder, monkeypatch
 ):
-    run_until_killed(script, kill_at, command, monkeypatch, *SHORT, "--run-name", "killed")
+    keras.random.normal((3,))  # whatever the process did before
+    run_until_killed(script, kill_at, command, monkeypatch, *SHORT_NPZ, "--run-name", "killed")
     status, _, err = command("--resume", "runs/killed")
     assert (status, err) == (0, "")
-    assert_same_run(script, folder / "runs/killed", smoke[0])
+    assert_same_run(script, folder / "runs/killed", short[0])
 
 
-def test_a_run_killed_by_sigkill_equals_one_never_killed(smoke, script, command, folder):
-    command_line = [sys.executable, script.__file__, *map(str, SHORT), "--run-name", "killed"]
-    process = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoint = folder / "runs/killed/checkpoint.npz"
-    while not checkpoint.exists():
-        assert process.poll() is None
+@pytest.mark.slow
+def test_a_run_killed_by_sigkill_equals_one_never_killed(short, command, start, script, folder):
+    process = start(*SHORT_NPZ, "--checkpoint-every", 200, "--run-name", "killed")
+    wait_for((folder / "runs/killed/checkpoint.npz").exists, process)
     process.kill()
-    assert process.wait() < 0
+    assert process.wait() == -signal.SIGKILL
     assert command("--resume", "runs/killed")[0] == 0
-    assert_same_run(script, folder / "runs/killed", smoke[0])
+    assert_same_run(script, folder / "runs/killed", short[0])
 
 
-def test_best_weights_load_in_ones_own_program_and_earn_what_the_csv_says(smoke, script):
-    policy, args = script.load_policy(smoke[0] / "last.npz")
-    returns = script.evaluate(script.make_env(args.env_id), policy, 1, args.seed + script.EVALUATION_SEED)
-    assert pd.read_csv(smoke[0] / "evaluations.csv")["mean"].iloc[-1] == pytest.approx(returns[0], rel=1e-6)
+def test_last_weights_load_in_ones_own_program_and_earn_what_the_csv_says(short, script):
+    policy, args = script.load_policy(short[0] / "last.npz")
+    seed = args.seed + script.EVALUATION_SEED
+    returns = script.episodic_returns(script.make_env(args.env_id), policy, 1, seed)
+    means = pd.read_csv(short[0] / "evaluations.csv")["mean"]
+    assert means.iloc[-1] == pytest.approx(returns[0], rel=1e-6)
 
 
-def test_evaluate_prints_every_episode_and_their_mean(smoke, command):
-    status, out, _ = command("--evaluate", smoke[0] / "best.npz", "--eval-episodes", 2)
-    assert status == 0
+def test_evaluate_prints_every_episode_and_their_mean(short, command):
+    status, out, err = command("--evaluate", short[0] / "best.npz", "--eval-episodes", 2)
+    assert (status, err) == (0, "")
     assert len(out.splitlines()) == 3
     assert "mean" in out
 
 
-# --------------------------------------------------------------------------------------------------------- bad input
-@pytest.fixture
-def run(smoke, folder):
-    return shutil.copytree(smoke[0], folder / "runs" / "run")
+# ---------------------------------------------------------------------------------------- its state
+def small_args(script, folder):
+    """300 steps in which the buffer overflows, with evaluations and two checkpoints."""
+    return script.Args(
+        env_id="point_environments:Point-v0",
+        runs_dir=str(folder),
+        norm="batch",
+        hidden_sizes=(8, 8),
+        batch_size=8,
+        buffer_size=80,
+        learning_starts=50,
+        total_timesteps=300,
+        eval_every=60,
+        eval_episodes=1,
+        checkpoint_every=100,
+    )
 
 
+def names(found):
+    """The fields of Training that differ."""
+    return {path.split(".")[1] for path in found}
+
+
+@pytest.fixture(scope="module")
+def observed(script, tmp_path_factory):
+    """Of a training: what its checkpoints had not, and what ran as Python, not as a graph."""
+    ran = []
+
+    def noting(function):
+        def noted(*args):
+            ran.append(function.__name__)
+            return function(*args)
+
+        return noted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (script.DDPG.learn, script.DDPG.policy):
+            patch.setattr(script.DDPG, function.__name__, noting(function))
+        args = small_args(script, tmp_path_factory.mktemp("observed"))
+        found, found_without = differences_after_restoring(script, args)
+    return SimpleNamespace(ran=ran, found=found, found_without=found_without)
+
+
+@pytest.mark.skipif(ddpg_keras.BACKEND == "torch", reason="there both run as Python")
+def test_a_whole_training_traces_its_update_and_its_policy_once(observed):
+    assert sorted(observed.ran) == ["learn", "policy"]
+
+
+def test_all_that_changes_during_training_is_in_the_checkpoint(observed):
+    assert len(observed.found) >= 2
+    for restored, not_restored in zip(observed.found, observed.found_without, strict=True):
+        assert restored == []
+        assert names(not_restored) == {"agent", "replay", "env", "progress"}
+        assert any(path.startswith("training.replay.rng") for path in not_restored)
+        for part in ("actor", "critic", "target_actor", "actor_optimizer", "critic_optimizer"):
+            path = f"training.agent.{part}."
+            assert any(place.startswith(path) for place in not_restored), part
+
+
+def test_what_changes_and_is_not_restored_is_found(script, folder, monkeypatch):
+    """An update that does nothing but to change a variable and an array."""
+
+    def update(agent, *_):
+        if not hasattr(agent, "running_mean"):
+            agent.running_mean = keras.Variable(0.0)
+            agent.counts = np.zeros(3)
+        agent.running_mean.assign(agent.running_mean + 1.0)
+        agent.counts += 1.0
+        return {}
+
+    monkeypatch.setattr(script.DDPG, "update", update)
+    monkeypatch.setattr(script.DDPG, "act", lambda *_: np.zeros(1, np.float32))
+    found, _ = differences_after_restoring(script, small_args(script, folder))
+    assert len(found) >= 2
+    for restored in found:
+        assert restored == ["training.agent.running_mean", "training.agent.counts"]
+
+
+# ---------------------------------------------------------------------------------------- bad input
 def empty(path, _):
     path.write_bytes(b"")
 
 
-def cut_off(path, _):
-    truncated(path)
+def without_its_end(path, _):
+    cut_off(path)
 
 
 def hostile_pickle(path, _):
     path.write_bytes(pickle.dumps(Hostile()))
 
 
-def hostile_array(path, name):
-    content = {"script": name, "agent": {"array": "arr_1"}}
-    np.savez(path, json.dumps(content), np.array([Hostile()], dtype=object))
+def hostile_array(path, script):
+    objects = np.array([Hostile()], dtype=object)
+    np.savez(path, **{"script": np.array(json.dumps(script.SCRIPT)), "agent/actor.0": objects})
 
 
 def hostile_first_array(path, _):
@@ -157,28 +254,38 @@ def hostile_first_array(path, _):
 
 def zip_of_something_else(path, _):
     with zipfile.ZipFile(path, "w") as file:
-        file.writestr("arr_0.npy", b"nothing")
+        file.writestr("script.npy", b"nothing")
 
 
 def of_another_network(path, _):
-    content = contents(path)
-    content[1:] = [x[..., :3] if x.ndim else x for x in content[1:]]
-    with open(path, "wb") as file:
-        np.savez(file, *content)
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    for name, x in arrays.items():
+        if name.startswith("agent/") and x.ndim:
+            arrays[name] = x[..., :3]
+    np.savez(path, **arrays)
 
 
 @pytest.mark.parametrize(
     "damage",
-    [cut_off, empty, hostile_pickle, hostile_array, hostile_first_array, zip_of_something_else, of_another_network],
+    [
+        without_its_end,
+        empty,
+        hostile_pickle,
+        hostile_array,
+        hostile_first_array,
+        zip_of_something_else,
+        of_another_network,
+    ],
 )
 def test_a_checkpoint_that_is_damaged_foreign_or_hostile_is_refused_and_no_code_in_it_runs(
     damage, script, command, run, folder
 ):
-    damage(run / "checkpoint.npz", script.SCRIPT)
-    before = {file: file.read_bytes() for file in run.iterdir()}
+    damage(run / "checkpoint.npz", script)
+    before = snapshot(run)
     refused(command("--resume", run), "checkpoint.npz")
-    assert {file: file.read_bytes() for file in run.iterdir()} == before
-    damage(run / "best.npz", script.SCRIPT)
+    assert snapshot(run) == before
+    damage(run / "best.npz", script)
     refused(command("--evaluate", run / "best.npz"), "best.npz")
     assert not (folder / "hacked").exists()
 
@@ -188,7 +295,7 @@ def test_each_script_refuses_a_run_of_another_and_says_which_to_use(command, run
     content["script"] = "ddpg_continuous"
     (run / "args.json").write_text(json.dumps(content))
     refused(command("--resume", run), "args.json", "use that script")
-    ddpg_continuous.save(run / "best.pt", {"agent": {}})
+    ddpg_continuous.save_weights(run / "best.pt", {"agent": {}})
     refused(command("--evaluate", run / "best.pt"), "best.pt", "foreign")
 
 

@@ -1,4 +1,4 @@
-"""benchmark/report.py: the statistics against numbers worked out by hand, and that they are of the last evaluations."""
+"""benchmark/report.py: statistics worked out by hand; the numbers are those of the CSVs."""
 
 import json
 import math
@@ -6,14 +6,17 @@ import re
 import shutil
 import sys
 
-import matplotlib.image
 import numpy as np
-import pandas as pd
 import pytest
-import study
 from helpers import pretend, refused
 
-report = pytest.importorskip("report", exc_type=ImportError)  # SciPy is in requirements-dev.txt
+pytest.importorskip("scipy")  # it is in requirements-dev.txt
+
+import matplotlib
+import matplotlib.image
+import pandas as pd
+import report
+import study
 
 STUDY = """
 question = "Which is better, 50 % more or less?"
@@ -30,105 +33,171 @@ eval-every = 1_000
 norm = "none"
 tau = 0.001
 """
-ONE = {0: (1_000, -160.0), 1: (4_000, -150.0), 2: (9_000, -140.0), 3: (None, -200.0)}  # solved when; last evaluation
+# Of setting one, by seed: the step at which it is solved, and its last evaluation
+SOLVED_AND_LAST = {0: (1_000, -160.0), 1: (4_000, -150.0), 2: (9_000, -140.0), 3: (None, -200.0)}
+
+PEERS = """
+question = "Which library lands first?"
+peers = true
+seeds = [0, 1]
+at-a-glance = ["Pendulum-v1"]
+
+[environments.Pendulum-v1]
+solved = -170
+total-timesteps = 12_000
+eval-every = 1_000
+
+[settings.sb3-td3]
+[settings.cleanrl]
+[settings.here]
+script = "ddpg_continuous.py"
+"""
 
 
-# ------------------------------------------------------------------------------------------------------- statistics
+# -------------------------------------------------------------------------------------- statistics
 @pytest.mark.parametrize(
     ("scores", "expected"),
-    (
+    [
         ([1, 2, 3, 4, 5, 6, 7, 8], 4.5),  # without 1, 2 and 7, 8
         ([0, 1, 2, 3, 1000], 2),  # a quarter of five, rounded down: one at each end
         ([-1000, 1, 2, 3, 4, 5, 6, 7, 8, 1000], 4.5),  # two at each end
         ([1, 2, 6], 3),  # a quarter of three is none
-    ),
+    ],
 )
 def test_the_interquartile_mean_by_hand(scores, expected):
+    shuffled = np.random.default_rng(0).permutation(scores)
     assert report.iqm(np.array(scores, float)) == expected
-    assert report.iqm(np.random.default_rng(0).permutation(scores).astype(float)) == expected
+    assert report.iqm(shuffled.astype(float)) == expected
 
 
 def test_the_bootstrap_interval_of_a_mean_by_hand():
-    """Of {0, 0, 1} a resample's mean is 0, 1/3, 2/3 or 1 with the probabilities 8, 12, 6 and 1 of 27."""
-    low, high = report.interval([np.array([0.0, 0.0, 1.0])], np.mean)
-    assert (low, high) == (0, 1)  # 8/27 > 2.5 %; 1/27 > 2.5 %
-    low, high = report.interval([np.array([0.0, 0.0, 0.0, 0.0, 1.0])], np.mean)
-    assert (low, high) == (0, pytest.approx(0.6))  # 4/5 and more: 21/3125 < 2.5 %; 3/5 and more: 181/3125 > 2.5 %
+    """Of {0, 0, 1} a resample's mean is 0, 1/3, 2/3, 1 with probabilities of 8, 12, 6, 1 in 27."""
+    low, high = report.bootstrap_interval([np.array([0.0, 0.0, 1.0])], np.mean)
+    assert low == 0  # 8/27 > 2.5 %
+    assert high == 1  # 1/27 > 2.5 %
+    low, high = report.bootstrap_interval([np.array([0.0, 0.0, 0.0, 0.0, 1.0])], np.mean)
+    assert low == 0
+    # 4/5 and more: 21/3125 < 2.5 %; 3/5 and more: 181/3125 > 2.5 %
+    assert high == pytest.approx(0.6)
 
 
 def test_the_bootstrap_draws_within_each_task():
-    """Tasks of 3 ones and 3 zeros: every stratified resample has three of each, its mean is 1/2."""
-    assert report.interval([np.ones(3), np.zeros(3)], np.mean) == (0.5, 0.5)
-    low, high = report.interval([np.array([1.0, 1, 1, 0, 0, 0])], np.mean)
-    assert low < 0.2 < 0.8 < high
+    """Of a task of ones and a task of zeros every resample has three each: its mean is 1/2."""
+    assert report.bootstrap_interval([np.ones(3), np.zeros(3)], np.mean) == (0.5, 0.5)
+    one_task = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    low, high = report.bootstrap_interval([one_task], np.mean)
+    assert low < 0.2
+    assert high > 0.8
 
 
 def test_the_bootstrap_draws_whole_runs():
-    """A curve whose two points always add up to 1 does so in every resample, and so do its bounds."""
+    """A curve whose two points always add up to 1 does so in every resample: so do its bounds."""
     x = np.random.default_rng(1).random(8)
-    low, high = report.interval([np.stack([x, 1 - x], axis=1)], np.mean)
+    low, high = report.bootstrap_interval([np.stack([x, 1 - x], axis=1)], np.mean)
     assert low.shape == high.shape == (2,)
     np.testing.assert_allclose(low + high[::-1], 1)
 
 
-@pytest.mark.parametrize(("runs", "share"), ((3, 0.76), (5, 0.89), (10, 0.93)))
-def test_the_bootstrap_covers_the_mean_as_often_as_the_protocol_says(runs, share):
+@pytest.mark.parametrize("runs", report.COVERAGE)
+def test_the_bootstrap_covers_the_mean_as_often_as_the_protocol_says(runs):
     rng = np.random.default_rng(2)
-    bounds = [report.interval([rng.normal(size=runs)]) for _ in range(400)]
-    assert np.mean([low < 0 < high for low, high in bounds]) == pytest.approx(share, abs=0.05)
-    assert f" {100 * share:.0f}" in report.interval.__doc__
+    covered = []
+    for _ in range(400):
+        low, high = report.bootstrap_interval([rng.normal(size=runs)])
+        covered.append(low < 0 < high)
+    assert 100 * np.mean(covered) == pytest.approx(report.COVERAGE[runs], abs=5)
 
 
 def test_steps_to_solve_by_hand():
-    """Solved at 5, lost at 10, solved at 15, lost at 20: the share is 1/4 at 5, and 1 − 3/4 · 1/2 = 5/8 at 15."""
-    solving = report.StepsToSolve(np.array([20, 5, 15, 10]), np.array([False, True, True, False]))
+    """Solved at 5, lost at 10, solved at 15, lost at 20: shares 1/4, then 1 − 3/4 · 1/2 = 5/8."""
+    solved = np.array([False, True, True, False])
+    solving = report.StepsToSolve(np.array([20, 5, 15, 10]), solved)
     steps, share = solving.share()
-    at = {step: share[steps <= step][-1] for step in (0, 4, 5, 14, 15, 20)}
+    at = {step: share[steps <= step][-1] for step in [0, 4, 5, 14, 15, 20]}
     assert at == pytest.approx({0: 0, 4: 0, 5: 0.25, 14: 0.25, 15: 0.625, 20: 0.625})
     assert solving.median() == 15
 
 
-def test_the_median_of_steps_to_solve_is_infinite_if_less_than_half_are_solved():
-    assert report.StepsToSolve(np.array([5, 9, 9]), np.array([True, False, False])).median() == math.inf
-    assert report.StepsToSolve(np.array([5, 9]), np.array([True, False])).median() == 5
-    assert report.StepsToSolve(np.array([5, 7, 9]), np.array([True, True, True])).median() == 7
+@pytest.mark.parametrize(
+    ("steps", "solved", "median"),
+    [
+        ([5, 9, 9], [True, False, False], math.inf),
+        ([5, 9], [True, False], 5),
+        ([5, 7, 9], [True, True, True], 7),
+    ],
+)
+def test_the_median_is_the_step_by_which_half_are_solved(steps, solved, median):
+    assert report.StepsToSolve(np.array(steps), np.array(solved)).median() == median
+
+
+def test_where_no_run_is_solved_the_share_is_zero_to_the_end():
     steps, share = report.StepsToSolve(np.array([9, 9]), np.array([False, False])).share()
-    assert (steps.tolist(), share.tolist()) == ([0, 9], [0, 0])
+    assert steps.tolist() == [0, 9]
+    assert share.tolist() == [0, 0]
 
 
-# ---------------------------------------------------------------------------------------------------------- a report
-def write(this, solved, last):
-    """What a run leaves: from −1000, at or above the threshold at one evaluation and at the last ones as is said."""
-    pretend(this)
+# ------------------------------------------------------------------------------- what a run leaves
+def write_evaluations(path, solved, last):
+    """Means of −1000, but for the threshold itself at one step, and for the last."""
     steps = np.arange(0, 12_001, 1_000)
     means = np.full(len(steps), -1000.0)
-    if solved is not None:
-        means[steps == solved] = -170  # the threshold itself counts
+    means[steps == solved] = -170
     means[-1] = last
-    pd.DataFrame({"step": steps, "mean": means, "std": 0.0}).to_csv(this.path / "evaluations.csv", index=False)
+    log = pd.DataFrame({"step": steps, "mean": means, "std": 0.0})
+    log.to_csv(path / "evaluations.csv", index=False)
+
+
+def write_peer_run(run, last):
+    """What another library's run leaves."""
+    run.path.mkdir(parents=True)
+    args = {"total_timesteps": 12_000, "eval_every": 1_000, "eval_episodes": 20, "seed": run.seed}
+    args["action_noise"] = {"noise_type": "normal", "noise_std": 0.1}
+    content = {"script": run.setting, "args": args, "versions": {"python": "3"}}
+    content |= {"source": f"{run.setting} at commit 1", "notes": "Its defaults."}
+    summary = {"steps": 12_000, "final_evaluation": {"step": 12_000}}
+    (run.path / "args.json").write_text(json.dumps(content))
+    (run.path / "summary.json").write_text(json.dumps(summary))
+    write_evaluations(run.path, solved=None, last=last)
 
 
 @pytest.fixture
 def results(tmp_path):
-    """Setting one as in ONE, setting two with seeds 0 and 1 alone."""
+    """A folder of results: of setting one all seeds, of setting two seeds 0 and 1."""
     (tmp_path / "better.toml").write_text(STUDY)
-    for this in study.load(str(tmp_path / "better.toml"), tmp_path / "res").trials:
-        if this.setting == "one":
-            write(this, *ONE[this.seed])
-        elif this.seed < 2:
-            write(this, None, -500.0)
+    for run in study.load(str(tmp_path / "better.toml"), tmp_path / "res").runs:
+        solved, last = None, -500.0
+        if run.setting == "one":
+            solved, last = SOLVED_AND_LAST[run.seed]
+        if run.setting == "one" or run.seed < 2:
+            pretend(run)
+            write_evaluations(run.path, solved, last)
     study.finished_runs.cache_clear()
     yield tmp_path / "res"
     study.finished_runs.cache_clear()
 
 
 @pytest.fixture
+def peers(results, tmp_path):
+    """A study of two other libraries, of one of which one seed is missing."""
+    file = tmp_path / "peers.toml"
+    file.write_text(PEERS)
+    for run in study.load(str(file), results).runs:
+        if run.setting != "here" and (run.setting, run.seed) != ("cleanrl", 1):
+            write_peer_run(run, last=-100.0 * (run.seed + 1))
+    return file
+
+
+@pytest.fixture
 def main(monkeypatch, capsys, tmp_path):
+    """Runs the command line in this process: exit status, stdout, stderr."""
+
     def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["report.py", *map(str, flags), "--results", str(tmp_path / "res")])
+        words = ["report.py", *map(str, flags), "--results", str(tmp_path / "res")]
+        monkeypatch.setattr(sys, "argv", words)
         capsys.readouterr()
+        status = 0
         try:
-            status = report.main() or 0
+            report.main()
         except SystemExit as exit:
             status = exit.code
         return status, *capsys.readouterr()
@@ -136,158 +205,133 @@ def main(monkeypatch, capsys, tmp_path):
     return run
 
 
-def rows(text):
-    """The cells of Markdown tables, a list per row."""
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+@pytest.fixture
+def main_without_figures(main, monkeypatch):
+    monkeypatch.setattr(report, "draw_figures", lambda groups, folder: None)
+    return main
 
 
-def test_the_tables_of_a_report_by_hand(results, main, tmp_path):
-    status, out, _ = main(tmp_path / "better.toml")
+def cells(text):
+    """The cells of Markdown tables, a list for each row."""
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def every_seed(text):
+    """The rows of a report's table of seeds, by setting and seed."""
+    table = text.partition("## Every seed")[2].partition("##")[0]
+    return {(row[1], row[2]): row for row in cells(table)[2:]}
+
+
+# ---------------------------------------------------------------------------------------- a report
+def test_the_tables_of_a_report_by_hand(results, main_without_figures, tmp_path):
+    status, out, _ = main_without_figures(tmp_path / "better.toml")
     assert status == 0
-    one, two = rows(out)[2:]
+    one, two = cells(out)[2:]
     assert one[:5] == ["Pendulum-v1", "one", "4", "3 of 4 [19, 99 %]", "4,000"]
     assert one[5] == "3 of 4"
     assert one[6].startswith("−155.0 [")  # −160 and −150; −200 and −140 are the outer quarters
-    # Last ten evaluations: steps 3,000 to 12,000, nine of −1000 and the last; seeds 1 and 2 once −170
-    assert one[7].startswith("−874.0 [")  # seed 0: −916, 1: −832, 2: −831, 3: −920; (−916 − 832) / 2
+    # The last ten are steps 3,000 to 12,000: nine of −1000 and the last one; −170 once for seeds 1
+    # and 2. So −916, −832, −831, −920, and without the outer quarters (−916 − 832) / 2.
+    assert one[7].startswith("−874.0 [")
     assert one[8] == "−162.5 ± 26.3"
-    assert two[2:5] == ["2", "0 of 2 [0, 84 %]", "> 12,000"]
-    assert two[5] == "0 of 2"
+    assert two[2:6] == ["2", "0 of 2 [0, 84 %]", "> 12,000", "0 of 2"]
     assert two[8] == "−500.0 ± 0.0"
+
     text = (results / "better" / "report.md").read_text()
     assert "6 of 8 runs are finished" in text
-    seeds = [row for row in rows(text) if row[:2] == ["Pendulum-v1", "one"] and row[2] in "0123" and len(row) == 6]
-    assert [row[3] for row in seeds] == ["1,000", "4,000", "9,000", "never"]
-    assert [row[4] for row in seeds] == ["−160.0", "−150.0", "−140.0", "−200.0"]
+    seeds = every_seed(text)
+    solved = [seeds["one", seed][3] for seed in "0123"]
+    assert solved == ["1,000", "4,000", "9,000", "never"]
+    last = [seeds["one", seed][4] for seed in "0123"]
+    assert last == ["−160.0", "−150.0", "−140.0", "−200.0"]
 
 
-def test_the_best_evaluation_changes_nothing_but_when_a_run_is_solved(results, main, tmp_path):
-    before = rows(main(tmp_path / "better.toml")[1])
+def test_the_best_evaluation_changes_nothing_but_when_a_run_is_solved(
+    results, main_without_figures, tmp_path
+):
+    before = cells(main_without_figures(tmp_path / "better.toml")[1])
     file = next(results.glob("better/*/two/seed-0/evaluations.csv"))
     log = pd.read_csv(file)
     log.loc[1, "mean"] = 0.0  # far above all others, at step 1,000
     log.to_csv(file, index=False)
-    after = rows(main(tmp_path / "better.toml")[1])
+    after = cells(main_without_figures(tmp_path / "better.toml")[1])
     assert after[2] == before[2]
-    assert (after[3][3], after[3][4], after[3][5]) == ("1 of 2 [1, 99 %]", "1,000", "0 of 2")
+    assert after[3][3:6] == ["1 of 2 [1, 99 %]", "1,000", "0 of 2"]
     assert after[3][6:] == before[3][6:]
 
 
-def test_all_environments_together_count_from_the_untrained_policy_to_the_threshold(tmp_path):
-    def line(env_id, last, threshold):
-        frame = pd.DataFrame([[-100.0] * len(last), last], index=[0, 10], columns=range(len(last)))
-        return report.Line(env_id, "x", threshold, [*range(len(last))], [], frame)
+def setting_results(env_id, setting="x", last=(0.0,), threshold=0.0):
+    """Runs that begin at −100."""
+    evaluations = pd.DataFrame([[-100.0] * len(last), list(last)], index=[0, 10])
+    seeds = list(range(len(last)))
+    return report.SettingResults(env_id, setting, threshold, seeds, [], evaluations)
 
-    table = report.normalised([line("A", [0.0, 0.0], 100.0), line("B", [-100.0, -100.0], 0.0)])
+
+def test_all_environments_together_count_from_the_untrained_policy_to_the_threshold():
+    half = setting_results("A", last=(0.0, 0.0), threshold=100.0)
+    nothing = setting_results("B", last=(-100.0, -100.0), threshold=0.0)
+    table = report.all_environments_together([half, nothing])
     assert table.to_numpy().tolist() == [["x", "4", "0.25 [0.25, 0.25]"]]  # 0.5, 0.5, 0, 0
-    assert report.normalised([line("A", [0.0], 100.0)]) is None
+    assert report.all_environments_together([half]) is None
 
 
-def test_a_panel_shows_at_most_four_lines_of_one_environment():
-    def of(env_id, n):
-        return [report.Line(env_id, f"setting-{i}", 0.0, [], [], None) for i in range(n)]
-
-    parts = report.panels([*of("A", 9), *of("B", 4), *of("C", 1)])
-    assert [[line.setting for line in part] for part in parts[:2]] == [
-        ["setting-0", "setting-1", "setting-2"],
-        ["setting-3", "setting-4", "setting-5"],
-    ]
-    assert [(len(part), {line.env_id for line in part}) for part in parts[2:]] == [(3, {"A"}), (4, {"B"}), (1, {"C"})]
+def test_a_panel_shows_at_most_four_settings_of_one_environment():
+    groups = []
+    for env_id, number in [("A", 9), ("B", 4), ("C", 1)]:
+        groups += [setting_results(env_id, setting=str(i)) for i in range(number)]
+    panels = report.split_into_panels(groups)
+    shown = ["".join([group.env_id + group.setting for group in panel]) for panel in panels]
+    assert shown == ["A0A1A2", "A3A4A5", "A6A7A8", "B0B1B2B3", "C0"]
 
 
-def test_a_report_is_the_same_files_every_time(results, main, tmp_path):
-    main(tmp_path / "better.toml")
-    files = {file.name: file.read_bytes() for file in (results / "better").iterdir() if file.is_file()}
-    figures = [f"{kind}-{width}" for kind in ("learning-curves", "steps-to-solve") for width in report.WIDTHS]
-    texts = {"report.md", "results.tex", "hyperparameters.tex", "protocol.tex"}
-    assert files.keys() == {f"{name}.{suffix}" for name in figures for suffix in ("pdf", "png")} | texts
-    main(tmp_path / "better.toml")
-    assert {file.name: file.read_bytes() for file in (results / "better").iterdir() if file.is_file()} == files
-
-
-def test_figures_have_the_width_of_one_and_of_two_columns_and_fonts_that_journals_take(results, main, tmp_path):
-    main(tmp_path / "better.toml")
-    for width, inches in (("one-column", 3.4), ("two-column", 7.0)):
-        pdf = (results / "better" / f"learning-curves-{width}.pdf").read_bytes()
-        box = re.search(rb"/MediaBox ?\[ ?0 0 ([\d.]+)", pdf)
-        assert float(box[1]) == pytest.approx(72 * inches, abs=1)
-        assert b"/Type3" not in pdf
-        assert b"/TrueType" in pdf or b"/CIDFontType2" in pdf
-
-
-def test_every_setting_has_a_colour_and_a_line_of_its_own_that_the_png_shows(results, main, tmp_path):
-    main(tmp_path / "better.toml")
-    image = matplotlib.image.imread(results / "better" / "learning-curves-two-column.png")[..., :3]
-    for color in report.matplotlib.color_sequences["petroff10"][:2]:
-        near = np.abs(image - report.matplotlib.colors.to_rgb(color)).max(axis=-1) < 0.02
-        assert near.sum() > 50
-
-
-def test_the_hyperparameters_are_those_of_args_json_and_say_whose_they_are(results, main, tmp_path):
-    main(tmp_path / "better.toml")
-    table = {row[0]: row[1:] for row in rows((results / "better" / "report.md").read_text()) if len(row) == 3}
+def test_the_hyperparameters_are_those_of_args_json_and_say_whose_they_are(
+    results, main_without_figures, tmp_path
+):
+    main_without_figures(tmp_path / "better.toml")
+    text = (results / "better" / "report.md").read_text()
+    table = {row[0]: row[1:] for row in cells(text) if len(row) == 3}
     assert table["tau"] == ["0.005 (one); 0.001 (two)", "0.001"]
     assert table["total-timesteps"] == ["12000", "up to 2.5 million"]
     assert table["hidden-sizes"] == ["400 300", "400 300"]
-    assert not {"seed", "env-id", "runs-dir", "evaluate"} & table.keys()
+    assert not {"seed", "env-id", "runs-dir", "evaluate", "matmul-precision"} & table.keys()
 
 
-def test_the_latex_tables_have_as_many_cells_in_every_row_and_nothing_unescaped(results, main, tmp_path):
-    main(tmp_path / "better.toml")
-    for name in ("results", "hyperparameters"):
-        text = (results / "better" / f"{name}.tex").read_text()
-        lines = [line for line in text.splitlines() if line.endswith(r"\\")]
-        assert len({len(re.findall(r"(?<!\\)&", line)) for line in lines}) == 1
-        assert len(lines) >= 3
-        assert not re.search(r"(?<!\\)[%#_]|[^\x00-\x7f]", text)
-        assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 1
-    assert r"50 \% more" in (results / "better" / "results.tex").read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    (("a_b & 5 %", r"a\_b \& 5 \%"), ("−3 ± 1", r"$-$3 $\pm$ 1"), ("τ ≥ 2 – x-1", r"$\tau$ $\geq$ 2 -- x-1")),
-)
-def test_text_becomes_latex(text, expected):
-    assert report.tex(text) == expected
-
-
-def test_the_protocol_says_seeds_steps_versions_hardware_and_what_is_missing(results, main, tmp_path):
+def test_the_protocol_says_seeds_steps_versions_hardware_and_what_is_missing(
+    results, main_without_figures, tmp_path
+):
     path = next(results.glob("better/*/two/seed-1"))
     (path / "machine.json").write_text(json.dumps({"cpu": "Abacus", "cores": 2}))
-    main(tmp_path / "better.toml")
-    text = (results / "better" / "protocol.tex").read_text()
-    for part in (
+    main_without_figures(tmp_path / "better.toml")
+    text = " ".join((results / "better" / "protocol.tex").read_text().split())
+    for part in [
         "seeds 0 to 3 or seeds 0, 1",
         "12,000 environment steps in Pendulum-v1",
         "plays 20 episodes",
-        "python 3",
-    ):
+        "not finished: Pendulum-v1 two, seeds 2, 3.",
+        "Software: python 3.",
+        "not recorded (runs: 5); Abacus, 2 cores (runs: 1)",
+        "$-$170 (Pendulum-v1)",
+    ]:
         assert part in text
-    assert "not finished: Pendulum-v1 two, seeds 2, 3." in text
-    assert "not recorded (runs: 5); Abacus, 2 cores (runs: 1)" in text
-    assert "$-$170 (Pendulum-v1)" in text
 
 
-def test_a_study_without_a_finished_run_or_wrong_flags_are_one_line(results, main, tmp_path):
-    refused(main(), "--readme")
-    refused(main("better.toml", "--readme"), "--readme")
-    shutil.rmtree(results)
-    study.finished_runs.cache_clear()
-    command = f"sweep.py {tmp_path / 'better.toml'} --results"
-    refused(main(tmp_path / "better.toml"), "no run of better is finished", command)
-
-
-@pytest.mark.parametrize("damage", ("cut", "empty", "other columns", "text", "twice"))
-def test_a_damaged_csv_is_one_line_that_names_it(damage, results, main, tmp_path):
-    """A row that is missing would make the last evaluation of every seed another one."""
-    file = next(results.glob("better/*/one/seed-1/evaluations.csv"))
-    log = file.read_text()
-    rows = log.splitlines(keepends=True)
-    damaged = {"cut": "".join(rows[:5]), "empty": "", "other columns": log.replace("mean", "men")}
-    damaged |= {"text": log.replace("-150.0", "x"), "twice": log + rows[-1]}
-    file.write_text(damaged[damage])
-    refused(main(tmp_path / "better.toml"), str(file), "damaged")
+def test_every_number_says_which_commit_made_it(results, main_without_figures, tmp_path):
+    path = next(results.glob("better/*/one/seed-1"))
+    machine = {"cpu": "Abacus", "cores": 2, "commit": "0123456789abcdef", "clean": True}
+    (path / "machine.json").write_text(json.dumps(machine))
+    changed = json.dumps({**machine, "clean": False})
+    (path.with_name("seed-2") / "machine.json").write_text(changed)
+    nothing = json.dumps({**machine, "commit": None, "clean": None})
+    (path.with_name("seed-3") / "machine.json").write_text(nothing)
+    main_without_figures(tmp_path / "better.toml")
+    text = (results / "better" / "report.md").read_text()
+    commits = [every_seed(text)["one", seed][-1] for seed in "0123"]
+    changes = "0123456789, with changes"
+    assert commits == ["not recorded", "0123456789", changes, "not recorded"]
+    protocol = " ".join(text.partition("## Protocol")[2].split())
+    expected = f"not recorded (runs: 4); 0123456789 (runs: 1); {changes} (runs: 1)."
+    assert protocol.endswith(f"Commit: {expected}")
 
 
 def test_a_study_without_a_threshold_has_a_report_without_what_needs_one(results, main, tmp_path):
@@ -298,40 +342,212 @@ def test_a_study_without_a_threshold_has_a_report_without_what_needs_one(results
     assert not list((results / "better").glob("steps-to-solve-*"))
 
 
-def test_one_run_has_neither_interval_nor_deviation(results, main, tmp_path):
+def test_one_run_has_neither_interval_nor_deviation(results, main_without_figures, tmp_path):
     for path in results.glob("better/*/*/seed-[1-9]"):
         shutil.rmtree(path)
     study.finished_runs.cache_clear()
-    out = main(tmp_path / "better.toml")[1]
-    assert rows(out)[2][6:] == ["−160.0", "−916.0", "−160.0"]
+    out = main_without_figures(tmp_path / "better.toml")[1]
+    assert cells(out)[2][6:] == ["−160.0", "−916.0", "−160.0"]
 
 
-# -------------------------------------------------------------------------------------------------------- the README
-def test_the_readmes_results_are_those_of_the_committed_csvs():
-    """`python benchmark/report.py --readme` would not change a letter of it."""
-    text = report.README.read_text(encoding="utf-8").partition(report.MARKS[0])[2].partition(report.MARKS[1])[0]
-    studies = [study.load(name) for name in study.names()]
-    made = {wanted.name: report.lines(wanted) for wanted in studies if report.has_runs(wanted)}
-    assert len(made) >= 7
-    assert text.strip() == report.section(studies, made)
-    for wanted in (wanted for wanted in studies if wanted.name in made):
-        for name, text in report.texts(wanted, made[wanted.name]).items():
-            assert (study.RESULTS / wanted.name / name).read_text(encoding="utf-8") == text
+# ----------------------------------------------------------------------------------------- figures
+def test_a_report_is_the_same_files_every_time(results, main, tmp_path):
+    def files():
+        folder = results / "better"
+        return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+    main(tmp_path / "better.toml")
+    first = files()
+    expected = {"report.md", "results.tex", "hyperparameters.tex", "protocol.tex"}
+    for width in report.WIDTHS:
+        for kind in ["learning-curves", "steps-to-solve"]:
+            expected |= {f"{kind}-{width}.pdf", f"{kind}-{width}.png"}
+    assert first.keys() == expected
+    main(tmp_path / "better.toml")
+    assert files() == first
+
+
+def test_figures_have_the_widths_of_columns_and_fonts_that_journals_take(results, main, tmp_path):
+    main(tmp_path / "better.toml")
+    for name, width in report.WIDTHS.items():
+        pdf = (results / "better" / f"learning-curves-{name}.pdf").read_bytes()
+        box = re.search(rb"/MediaBox ?\[ ?0 0 ([\d.]+)", pdf)
+        assert float(box[1]) == pytest.approx(72 * width.inches, abs=1)
+        assert b"/Type3" not in pdf
+        assert b"/TrueType" in pdf or b"/CIDFontType2" in pdf
+
+
+def test_every_setting_has_a_colour_of_its_own_that_the_png_shows(results, main, tmp_path):
+    main(tmp_path / "better.toml")
+    file = results / "better" / "learning-curves-two-column.png"
+    image = matplotlib.image.imread(file)[..., :3]
+    for color in matplotlib.color_sequences["petroff10"][:2]:
+        distance = np.abs(image - matplotlib.colors.to_rgb(color)).max(axis=-1)
+        assert (distance < 0.02).sum() > 50
+
+
+def test_a_row_of_panels_that_is_not_full_has_no_empty_ones():
+    panels = [[setting_results(env_id, last=(0.0, 1.0))] for env_id in "ABCD"]
+    styles = report.line_styles([group for panel in panels for group in panel])
+    width = report.WIDTHS["two-column"]
+    figure = report.draw_panels(panels, width, styles, report.draw_learning_curve)
+    assert [axes.get_title() for axes in figure.axes] == ["A", "B", "C", "D"]
+
+
+# ------------------------------------------------------------------------------------------- LaTeX
+def test_the_latex_tables_have_as_many_cells_in_every_row_and_nothing_unescaped(
+    results, main_without_figures, tmp_path
+):
+    main_without_figures(tmp_path / "better.toml")
+    for name in ["results", "hyperparameters"]:
+        text = (results / "better" / f"{name}.tex").read_text()
+        rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+        separators = {len(re.findall(r"(?<!\\)&", row)) for row in rows}
+        assert len(separators) == 1
+        assert len(rows) >= 3
+        assert not re.search(r"(?<!\\)[%#_]|[^\x00-\x7f]", text)
+        assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 1
+    assert r"50 \% more" in (results / "better" / "results.tex").read_text()
 
 
 @pytest.mark.parametrize(
-    "text", ("no mark", "{1} {0}", "{0} no end", "{0} {1} and again {0} {1}"), ids=lambda text: text[:8]
+    ("text", "expected"),
+    [
+        ("a_b & 5 %", r"a\_b \& 5 \%"),
+        ("−3 ± 1", r"$-$3 $\pm$ 1"),
+        ("τ ≥ 2 – x-1", r"$\tau$ $\geq$ 2 -- x-1"),
+    ],
 )
-def test_a_readme_without_its_marks_is_left_alone(text, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
-    report.README.write_text(text.format(*report.MARKS))
-    with pytest.raises(study.StudyError, match="once"):
-        report.renew_readme("new")
-    assert report.README.read_text() == text.format(*report.MARKS)
+def test_text_becomes_latex(text, expected):
+    assert report.latex_text(text) == expected
 
 
-def test_what_is_around_the_readmes_section_stays(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "README", tmp_path / "README.md")
-    report.README.write_text("before\n{} old {}\nafter\n".format(*report.MARKS))
-    report.renew_readme("new")
-    assert report.README.read_text() == "before\n{}\n\nnew\n\n{}\nafter\n".format(*report.MARKS)
+# --------------------------------------------------------------------------------- other libraries
+def test_a_study_of_other_libraries_has_the_same_tables_and_figures(peers, main, results):
+    status, out, err = main(peers)
+    assert status == 0, err
+    sb3, cleanrl, here = cells(out)[2:]
+    assert sb3[1:6] == ["sb3-td3", "2", "1 of 2 [1, 99 %]", "12,000", "1 of 2"]
+    assert cleanrl[1:3] == ["cleanrl", "1"]
+    assert here[1:5] == ["here", "2", "2 of 2 [16, 100 %]", "1,000"]  # seeds 0, 1 of setting one
+    folder = results / "peers"
+    assert len(list(folder.glob("*.png"))) == 4
+    text = (folder / "report.md").read_text()
+    assert "sb3-td3 at commit 1. Its defaults." in text
+    assert "noise_type normal, noise_std 0.1 (sb3-td3, cleanrl)" in text
+    assert "| paper |" not in text
+    protocol = " ".join(text.partition("## Protocol")[2].split())
+    assert protocol.startswith("All runs are of the programs that the settings name, ")
+    assert "not finished: Pendulum-v1 cleanrl, seed 1." in protocol
+
+
+def test_runs_of_other_libraries_are_nobody_elses(peers, results):
+    """Their folders lie beside those in which finished runs are looked for."""
+    study.finished_runs.cache_clear()
+    found = [path for path, _ in study.finished_runs(results)]
+    assert len(found) == 6
+    assert not [path for path in found if "peers" in path.parts]
+
+
+# --------------------------------------------------------------------------------- what goes wrong
+def test_a_study_without_a_finished_run_is_one_line_with_the_command(results, main, tmp_path):
+    shutil.rmtree(results)
+    study.finished_runs.cache_clear()
+    command = f"sweep.py {tmp_path / 'better.toml'} --results"
+    refused(main(tmp_path / "better.toml"), "no run of better is finished", command)
+
+
+def test_a_study_or_all_is_asked_for(results, main):
+    refused(main(), "--all")
+    refused(main("better.toml", "--all"), "--all")
+    refused(main("--all"), "--results")
+
+
+DAMAGES = {
+    "cut": lambda text: "".join(text.splitlines(keepends=True)[:5]),
+    "empty": lambda text: "",
+    "other columns": lambda text: text.replace("mean", "men"),
+    "text": lambda text: text.replace("-150.0", "x"),
+    "infinite": lambda text: text.replace("-150.0", "inf"),
+    "twice": lambda text: text + text.splitlines(keepends=True)[-1],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_csv_is_one_line_that_names_it(damage, results, main, tmp_path):
+    """A row that is missing would make the last evaluation of every seed another one."""
+    file = next(results.glob("better/*/one/seed-1/evaluations.csv"))
+    file.write_text(DAMAGES[damage](file.read_text()))
+    refused(main(tmp_path / "better.toml"), str(file), "damaged")
+
+
+# ----------------------------------------------------------------------------- the page of results
+@pytest.fixture(scope="module")
+def committed():
+    """All studies, and what those that have runs of their own are made of."""
+    studies = [study.load(name) for name in study.names()]
+    groups = {}
+    for wanted in studies:
+        if any(run.finished() for run in wanted.runs):
+            groups[wanted.name] = report.load_results(wanted)
+    assert len(groups) >= 7
+    return studies, groups
+
+
+def test_the_committed_page_is_what_the_csvs_give(committed):
+    """`python benchmark/report.py --all` would not change a letter of it."""
+    assert report.PAGE.read_text(encoding="utf-8") == report.results_page(*committed)
+
+
+def test_the_committed_reports_are_what_the_csvs_give(committed):
+    studies, groups = committed
+    for wanted in studies:
+        if wanted.name in groups:
+            folder = study.RESULTS / wanted.name
+            texts = report.report_texts(wanted, groups[wanted.name], folder)
+            for name, text in texts.items():
+                assert (folder / name).read_text(encoding="utf-8") == text, f"{folder}/{name}"
+
+
+def test_the_page_begins_with_what_it_is_its_command_a_picture_and_a_short_table(committed):
+    page = report.results_page(*committed)
+    heading, introduction, picture = page.split("\n\n")[:3]
+    assert heading == "# Results"
+    assert "`python benchmark/report.py --all`" in introduction
+    assert "(results/classic/learning-curves-two-column.png)" in picture
+    table = report.at_a_glance(*committed)
+    assert f"## At a glance\n\n{table}\n\n## How results are counted" in page
+    assert 3 <= len(cells(table)) - 2 <= 8
+
+
+def test_the_short_table_by_hand():
+    """Solved at 10 of 10 steps; the environment that the study does not name is left out."""
+    wanted = study.load("mujoco")
+    double = setting_results("InvertedDoublePendulum-v5", "gaussian", (9200.0, 9300.0), 9_100)
+    other = setting_results("Walker2d-v5", "gaussian")
+    table = report.at_a_glance([wanted], {"mujoco": [double, other]})
+    command = "`ddpg_continuous.py --noise gaussian --noise-sigma 0.1`"
+    result = ["InvertedDoublePendulum-v5", command, "2 of 2", "10 of 10", "9,250 ± 70.7"]
+    assert cells(table)[2:] == [result]
+
+
+def test_links_lead_from_every_page_to_what_is_there(committed):
+    studies, groups = committed
+    pages = {report.PAGE.parent: report.results_page(*committed)}
+    for wanted in studies:
+        if wanted.name in groups:
+            folder = study.RESULTS / wanted.name
+            pages[folder] = report.report_page(wanted, groups[wanted.name], folder)
+    for folder, text in pages.items():
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+        assert links
+        for link in links:
+            assert (folder / link).exists(), f"{folder}: {link}"
+
+
+def test_no_line_of_a_protocol_begins_as_a_list_or_a_heading_does(committed):
+    studies, groups = committed
+    for wanted in studies:
+        if wanted.name in groups:
+            text = report.protocol(wanted, groups[wanted.name])
+            assert not re.search(r"(?m)^(\d+[.)]|[-+*>#]+) ", text), wanted.name

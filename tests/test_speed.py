@@ -1,16 +1,23 @@
-"""benchmark/speed.py: what the floor is, and that contestants take turns."""
+"""benchmark/speed.py: what the floor is, and that contestants take turns.
 
+And what its command, report.py's and sweep.py's say without requirements-dev.txt.
+"""
+
+import csv
+import functools
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import speed
 from torch.utils.flop_counter import FlopCounterMode
 
 import ddpg_continuous
+
+BENCHMARK = Path(speed.__file__).parent
 
 
 def flops(products):
@@ -18,34 +25,113 @@ def flops(products):
 
 
 def test_the_floor_has_nine_products_of_the_two_hidden_layers():
-    """Forward: both targets, both networks, the critic at the actor's actions; backward: two of each network's own."""
+    """Forward: targets, both networks, the critic again; backward: two of each network's own."""
     large = [x for x in speed.products() if min(x) == speed.BATCH_SIZE and flops([x]) > 15e6]
     assert len(large) == 9
     assert 142e6 < flops(speed.products()) < 143e6
 
 
 def test_an_update_makes_the_products_of_the_floor_and_one_more():
-    """torch's backward goes through the concatenation of layer 1 and action, of which the action's part would do."""
+    """torch goes back through the concatenation with the action, of which one part would do."""
     args = ddpg_continuous.Args(norm="none")
-    agent, n = ddpg_continuous.DDPG(8, 2, args), args.batch_size
+    n = args.batch_size
+    units_1, units_2 = args.hidden_sizes
     assert n == speed.BATCH_SIZE
-    batch = [np.ones((n, columns), np.float32) for columns in (8, 2, 1, 1, 8)]
+    assert [units_1, units_2] == speed.HIDDEN_SIZES
+    agent = ddpg_continuous.DDPG(speed.OBSERVATION_SIZE, speed.ACTION_SIZE, args)
+    sizes = [speed.OBSERVATION_SIZE, speed.ACTION_SIZE, 1, 1, speed.OBSERVATION_SIZE]
+    batch = [np.ones((n, size), np.float32) for size in sizes]
     with FlopCounterMode(display=False) as counter:
         agent.update(batch)
-    units_1, units_2 = args.hidden_sizes
-    assert counter.get_total_flops() == flops([*speed.products(), (n, units_2, units_1 + 2)])
+    one_more = (n, units_2, units_1 + speed.ACTION_SIZE)
+    assert counter.get_total_flops() == flops([*speed.products(), one_more])
 
 
-def test_contestants_take_turns_and_the_table_has_ratio_and_share_of_the_floor(tmp_path):
-    for library in ("stable_baselines3", "rich", "jax"):
+@pytest.fixture
+def counted_steps(monkeypatch):
+    """The steps of a contestant in this process, which does not stop itself."""
+    steps = []
+    after = speed.Turns.after
+
+    def note_and_call(self, step):
+        steps.append(step)
+        after(self, step)
+
+    monkeypatch.setattr(speed.Turns, "after", note_and_call)
+    monkeypatch.setattr(speed.os, "kill", lambda pid, number: None)
+    monkeypatch.setattr(speed, "RANDOM_STEPS", 250)
+    monkeypatch.setattr(speed, "FIRST_STEP", 100)
+    monkeypatch.setattr(speed, "TURN", 50)
+    return steps
+
+
+def test_every_step_of_a_script_counts_also_in_the_environment_after_a_checkpoint(
+    counted_steps, tmp_path, monkeypatch, capsys
+):
+    for name in ["KERAS_BACKEND", "OMP_NUM_THREADS"]:  # as the end of the process would,
+        monkeypatch.setenv(name, "1")  # the end of the test undoes what is set
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(ddpg_continuous, "make_env", ddpg_continuous.make_env)
+    args_with_checkpoints = functools.partial(ddpg_continuous.Args, checkpoint_every=150)
+    monkeypatch.setattr(ddpg_continuous, "Args", args_with_checkpoints)
+    speed.train_script("ddpg_continuous", "none", "tensorflow", 1, 300, str(tmp_path))
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    assert counted_steps == list(range(1, 301))
+    out = capsys.readouterr().out
+    assert len(re.findall(rf"(?m)^{speed.SECONDS} [\d.]+$", out)) == 5
+
+
+def test_the_table_has_the_ratio_within_a_turn_and_the_share_of_the_fastest_floor():
+    """A machine that becomes twice as slow changes neither."""
+    speeds = {speed.REFERENCE: np.array([100.0, 50.0, 100.0]), "x": np.array([150.0, 75.0, 200.0])}
+    speeds |= {name: np.array([400.0, 200.0, 300.0]) for name in speed.FLOORS}
+    speeds["the products alone, NumPy"] = np.array([300.0, 150.0, 400.0])
+    _, _, reference, x, *floors = speed.table({1: speeds}).splitlines()
+    assert reference == f"| {speed.REFERENCE} | 1 | 100 | 1.00 (1.00 to 1.00) | 25 % |"
+    assert x == "| x | 1 | 150 | 1.50 (1.50 to 1.75) | 38 % |"  # 3/8, 3/8, 1/2
+    assert len(floors) == len(speed.FLOORS)
+
+
+@pytest.mark.slow
+def test_contestants_take_turns(tmp_path):
+    for library in ["stable_baselines3", "rich", "jax"]:
         pytest.importorskip(library)  # they are in requirements-dev.txt
-    command = [sys.executable, speed.__file__, "--turns", "2", "--threads", "1", "--only", "^$", "--out", str(tmp_path)]
+    flags = ["--turns", "2", "--threads", "1", "--only", "^$", "--out", str(tmp_path)]
+    command = [sys.executable, speed.__file__, *flags]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    log = pd.read_csv(tmp_path / "speed.csv")
-    assert log["name"].tolist() == 2 * [speed.REFERENCE, *speed.FLOORS]
+    rows = list(csv.DictReader((tmp_path / "speed.csv").open()))
+    assert [row["name"] for row in rows] == 2 * [speed.REFERENCE, *speed.FLOORS]
     table = (tmp_path / "speed.md").read_text()
-    shares = [int(x) for x in re.findall(r"(\d+) % \|", table)]
+    shares = [int(share) for share in re.findall(r"(\d+) % \|", table)]
     assert len(shares) == 4
     assert shares[0] < max(shares[1:]) <= 100
-    assert f"| {speed.REFERENCE} | 1 | " in table
-    assert "1.00 (1.00 to 1.00)" in table
+
+
+WITHOUT = """
+import runpy, sys
+package, *sys.argv = sys.argv[1:]
+sys.modules[package] = None  # as if it were not installed
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "package"),
+    [
+        ("sweep.py", "ray"),
+        ("sweep.py", "rich"),
+        ("report.py", "scipy"),
+        ("speed.py", "stable_baselines3"),
+        ("speed.py", "rich"),
+    ],
+)
+def test_a_command_without_its_packages_is_one_line_with_the_pip_command(script, package):
+    words = [package, str(BENCHMARK / script)]
+    if script != "speed.py":  # whose --help needs neither
+        words.append("--help")
+    command = [sys.executable, "-c", WITHOUT, *words]
+    variables = {**speed.os.environ, "PYTHONPATH": str(BENCHMARK)}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(": pip install -r requirements.txt -r requirements-dev.txt")

@@ -1,0 +1,249 @@
+"""The texts: how long the README is, and that whatever a page names, shows or links to exists."""
+
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import ddpg_continuous
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    ROOT / "README.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("benchmark/*.md")),
+    ROOT / "runs" / "README.md",
+]
+SCRIPTS = sorted(ROOT.glob("d*.py"))
+FLAGS_OF_OTHERS = {  # TensorBoard, ruff, uv, Slurm, Ray
+    *(
+        "logdir",
+        "check",
+        "torch-backend",
+        "nodes",
+        "ntasks-per-node",
+        "exclusive",
+        "min-nodes",
+        "head",
+        "port",
+    ),
+}
+FLAGS_THAT_WERE = {"matmul-precision"}  # what older measurements were made with
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=name)
+
+
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+def without_code(text):
+    return re.sub(r"(?ms)^```.*?^```", "", text)
+
+
+def anchors(page):
+    """What a link to a heading of this page may say, after its #."""
+    headings = re.findall(r"(?m)^#+ (.*)", without_code(read(page)))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code_blocks(page, language):
+    return re.findall(rf"(?ms)^```{language}\n(.*?)^```", read(page))
+
+
+def table_after(heading, text):
+    """The rows of the first table below this heading."""
+    section = re.split(r"(?m)^## ", text.partition(f"## {heading}\n")[2])[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert rows, f"no table below {heading}"
+    return rows
+
+
+# ------------------------------------------------------------------------------------- the limits
+def test_the_readme_is_one_page():
+    text = read(ROOT / "README.md")
+    assert len(text.split()) <= 1200
+    assert len(text.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "RESULTS.md"], ids=name)
+def test_lines_have_at_most_100_characters_but_for_tables_and_links(page):
+
+    for number, line in enumerate(read(page).splitlines(), start=1):
+        if not line.startswith(("|", "![", "[")):
+            assert len(line) <= 100, f"{page.name}, line {number}: {line}"
+
+
+# ---------------------------------------------------------------------------- what is named exists
+@each_page
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\(\s*((?!http)[^)\s]+)\s*\)", read(page)):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+@each_page
+def test_every_file_of_the_repository_that_is_named_exists(page):
+    words = re.findall(r"[\w./-]+\.(?:py|md|toml|txt|cff)\b", without_code(read(page)))
+    commands = re.findall(r"python ([\w./-]+\.py)", read(page))
+    for word in {*words, *commands} - {"cluster.yaml"}:
+        if word.startswith("/"):  # of an address, or of a folder that stands before it in words
+            continue
+        folders = (ROOT, page.parent, ROOT / "benchmark", ROOT / "tests")
+        is_elsewhere = word.endswith(("_action_jax.py", "benchmark.md")) or "github.com" in word
+        assert is_elsewhere or any((folder / word).exists() for folder in folders), word
+
+
+@each_page
+def test_every_test_that_is_named_exists(page):
+    tests = "".join(read(path) for path in (ROOT / "tests").glob("test_*.py"))
+    for name in set(re.findall(r"`(test_\w+)`", read(page))):
+        assert f"def {name}(" in tests, name
+
+
+def known_flags():
+    flags = {"help"}
+    for script in SCRIPTS:
+        args = read(script).partition("class Args")[2].partition("\n\n\n")[0]
+        for name in re.findall(r"(?m)^    (\w+): ", args):
+            flag = name.replace("_", "-")
+            flags |= {flag, f"no-{flag}"}
+    for path in (*ROOT.glob("benchmark/*.py"), *ROOT.glob("docs/*.py"), *ROOT.glob("tests/*.py")):
+        flags |= set(re.findall(r"add_argument\(\s*\"--([a-z-]+)", read(path)))
+    return flags
+
+
+@each_page
+def test_every_flag_that_is_named_exists(page):
+    named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", read(page)))
+    allowed = known_flags() | FLAGS_OF_OTHERS
+    if page.parent.name == "benchmark":
+        allowed |= FLAGS_THAT_WERE
+    assert named <= allowed, named - allowed
+
+
+def test_every_class_and_function_that_the_page_of_the_paper_names_exists():
+    source = read(ROOT / "ddpg_continuous.py")
+    rows = [row.split(" | ") for row in read(ROOT / "docs" / "paper.md").splitlines()]
+    columns = [row[1] for row in rows if len(row) > 2 and "`test_" in row[2]]
+    names = {name for column in columns for name in re.findall(r"`(\w[\w.]+)`", column)}
+    assert len(names) > 10
+    for name in names:
+        for part in name.split("."):
+            assert re.search(rf"(?m)^ *(class|def) {part}\b", source), name
+
+
+def test_every_file_of_a_run_that_the_readme_of_runs_lists_is_written():
+    source = "".join(read(script) for script in SCRIPTS)
+    for name in ("args", "summary", "best", "last", "checkpoint", "learning_curve", "videos"):
+        assert name in read(ROOT / "runs" / "README.md")
+        assert f'"{name}' in source, name
+
+
+# ------------------------------------------------------------------------------ what is shown holds
+def test_the_results_in_the_readme_are_those_of_the_generated_page():
+    shown = table_after("Results", read(ROOT / "README.md"))
+    assert shown == table_after("At a glance", read(ROOT / "benchmark" / "RESULTS.md"))
+
+
+@pytest.mark.parametrize("name", ["gradient", "dqn"])
+def test_the_code_that_a_page_shows_of_a_script_stands_in_it(name):
+    sources = [read(script) for script in SCRIPTS]
+    blocks = code_blocks(ROOT / "docs" / f"{name}.md", "python")
+    assert blocks
+    for block in blocks:
+        as_in_a_script = [textwrap.indent(block, " " * depth) for depth in (0, 4, 8, 12)]
+        is_shown = any(text in source for text in as_in_a_script for source in sources)
+        assert is_shown, f"docs/{name}.md: the script has other lines by now:\n{block}"
+
+
+# ------------------------------------------------------------------------ docs/learned.py: pictures
+@pytest.fixture
+def draw(monkeypatch, capsys):
+    """Runs docs/learned.py in this process: exit status, lines on stderr."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import learned
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["learned.py", *map(str, words)])
+        status = 0
+        try:
+            learned.main()
+        except SystemExit as end:
+            status = end.code
+        return status, capsys.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def pendulum_run(tmp_path_factory):
+    """The folder of a short run, whose checkpoint is that of step 200, where an episode ends."""
+    folder = tmp_path_factory.mktemp("run")
+    command = [sys.executable, str(ROOT / "ddpg_continuous.py"), "--env-id", "Pendulum-v1"]
+    command += ["--norm", "batch", "--total-timesteps", "210", "--learning-starts", "100"]
+    command += ["--eval-every", "0", "--checkpoint-every", "100", "--run-name", "pendulum"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "runs" / "pendulum"
+
+
+@pytest.mark.slow
+def test_the_picture_of_what_was_learned_is_made_by_one_command(pendulum_run):
+    command = [sys.executable, ROOT / "docs" / "learned.py", pendulum_run]
+    subprocess.run(command, check=True)
+    assert (pendulum_run / "learned.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_be_drawn_is_refused_in_one_line(pendulum_run, draw, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(pendulum_run, run)
+    (run / "checkpoint.pt").unlink()
+    status, errors = draw(run)
+    assert status == 2
+    assert len(errors) == 1
+    assert "checkpoint.pt is missing" in errors[0]
+
+    weights = ddpg_continuous.load_weights(run / "last.pt")
+    weights["args"]["env_id"] = "InvertedPendulum-v5"  # it has four state variables
+    ddpg_continuous.save_weights(run / "last.pt", weights)
+    status, errors = draw(run)
+    assert status == 2
+    assert len(errors) == 1
+    assert "InvertedPendulum-v5" in errors[0]
+
+
+def test_a_folder_that_is_no_run_is_refused_in_one_line(draw, tmp_path):
+    status, errors = draw(tmp_path)
+    assert status == 2
+    assert len(errors) == 1
+    assert "last.pt is missing" in errors[0]
+
+
+def test_the_critic_of_the_picture_normalises_by_replayed_transitions(monkeypatch):
+    """Its values are those of a training pass over them, for a single state, too."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from learned import fix_batch_norm
+
+    torch.manual_seed(0)
+    agent = ddpg_continuous.DDPG(2, 1, ddpg_continuous.Args(norm="batch"))
+    s = torch.randn(5000, 2) * torch.tensor([0.3, 0.02]) - 0.4
+    agent.actor.eval()
+    a = agent.actor(s)
+    q = agent.critic(s, a)
+    fix_batch_norm(agent, s)
+    torch.testing.assert_close(agent.critic(s, a), q, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(agent.critic(s[:1], a[:1]), q[:1], rtol=1e-3, atol=1e-5)

@@ -1,0 +1,68 @@
+"""The flags: each is explained, and each changes what it should."""
+
+import re
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import POINT, is_same, load
+
+import ddpg_continuous as script
+
+pytestmark = pytest.mark.usefixtures("folder")
+
+
+def test_help_has_a_sentence_and_the_default_of_every_flag(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    status, out, _ = command("--help")
+    assert status == 0
+    text = " ".join(out.replace("│", " ").split())
+    for field in fields(script.Args):
+        flag = "--" + field.name.replace("_", "-")
+        entry = re.search(rf"(?<= ){flag}(?: |,)(.*?)\(default: ", text)
+        assert entry, flag
+        words = [word for word in entry[1].split() if re.match(r"[a-z(]", word)]
+        assert len(words) >= 3, f"{flag} is not explained: {entry[1]}"
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+@pytest.mark.parametrize("noise", ["ou", "gaussian"])
+def test_every_normalisation_trains_with_every_noise(norm, noise, command, folder):
+    run = folder / "runs/run"
+    flags = (*POINT, "--norm", norm, "--noise", noise, "--total-timesteps", 200)
+    assert command(*flags, "--eval-every", 200, "--run-name", "run")[0] == 0
+    start = load(run / "best.pt")["agent"]["networks"]
+    end = load(run / "last.pt")["agent"]["networks"]
+    layers = {name.rpartition(".")[0] for name in end if name.startswith("actor.norm")}
+    assert bool(layers) == (norm != "none")
+    assert not is_same(start, end), "nothing was learned"
+    assert np.isfinite(pd.read_csv(run / "updates.csv").to_numpy()).all()
+
+
+def test_noise_of_another_kind_or_size_gives_another_run(command, folder):
+    flags = (*POINT, "--total-timesteps", 200, "--eval-every", 0)
+    variants = {
+        "default": (),
+        "gaussian": ("--noise", "gaussian"),
+        "weak": ("--noise-sigma", 0.1),
+        "quickly forgotten": ("--ou-theta", 0.5),
+        "in larger steps": ("--ou-dt", 0.2),
+    }
+    for name, other_flags in variants.items():
+        assert command(*flags, *other_flags, "--run-name", name)[0] == 0
+    logs = {file.read_bytes() for file in folder.glob("runs/*/episodes.csv")}
+    assert len(logs) == len(variants)
+    sigmas = pd.read_csv(folder / "runs/weak/updates.csv")["noise_sigma"]
+    assert (sigmas == 0.1).all()
+
+
+def test_learning_rates_fall_to_zero_at_the_last_step_unless_told_otherwise(command, folder):
+    flags = (*POINT, "--total-timesteps", 200, "--eval-every", 0)
+    expected = {"falling": [0.0, 0.0], "constant": [1e-4, 1e-3]}
+    assert command(*flags, "--run-name", "falling")[0] == 0
+    assert command(*flags, "--no-anneal", "--run-name", "constant")[0] == 0
+    for name, rates in expected.items():
+        optimizers = load(folder / "runs" / name / "last.pt")["agent"]["optimizers"]
+        groups = [group for optimizer in optimizers for group in optimizer["param_groups"]]
+        assert [group["lr"] for group in groups] == rates
