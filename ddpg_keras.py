@@ -30,7 +30,7 @@
 If s' is terminal, y = r. The first --learning-starts actions are uniformly random.
 
     python ddpg_keras.py --env-id MountainCarContinuous-v0
-    KERAS_BACKEND=jax python ddpg_keras.py    (or torch: pip install it; unset: tensorflow)
+    KERAS_BACKEND=jax python ddpg_keras.py    (or torch; pip install either; unset: tensorflow)
     python ddpg_keras.py --evaluate runs/NAME/best.npz --render
     python ddpg_keras.py --resume runs/NAME
 
@@ -346,11 +346,12 @@ class DDPG:
         # The targets: the same two models, called with these weights; they start as copies
         self.target_actor = copies(self.actor.trainable_variables)
         self.target_critic = copies(self.critic.trainable_variables)
-        # learn() sets their rates. build() makes their variables: a graph could not, later
-        optimizer = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
-        self.actor_optimizer = optimizer[args.optimizer](epsilon=1e-8)
+        # learn() sets the optimisers' learning rates. build() makes their moments now, not at the
+        # first update: `parts` below has to list them
+        optimizers = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
+        self.actor_optimizer = optimizers[args.optimizer](epsilon=1e-8)
         self.actor_optimizer.build(self.actor.trainable_variables)
-        self.critic_optimizer = optimizer[args.optimizer](epsilon=1e-8)
+        self.critic_optimizer = optimizers[args.optimizer](epsilon=1e-8)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self.parts = {  # all that state() saves
             "actor": self.actor.variables,
@@ -478,8 +479,8 @@ def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` logs, evaluates and saves."""
     prepare_framework(args)
     rng = np.random.default_rng(args.seed)
-    # Training renders nothing. With --capture-video, the render mode makes an environment that has
-    # none fail here, before anything is written
+    # Training renders nothing. With --capture-video it asks for a render mode all the same: if the
+    # environment has none, the run fails here, before anything is written
     env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
     args.env_id = current_id(args.env_id, env)
     observation_size, action_size = sizes_of(env)
@@ -515,7 +516,7 @@ def train(args: Args) -> None:
                 learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
                 metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
                 if step % LOG_EVERY == 0:
-                    run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ is constant
+                    run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ never changes
 
             # Count and evaluate
             run.after_step(reward)
@@ -705,7 +706,7 @@ def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
 
 
 def current_id(env_id: str, env: gym.Env) -> str:
-    """The id with the version of `env`: the current one, if that of the id is retired."""
+    """The id, with the current version if the version in it is retired; env has that version."""
     return re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", env_id)
 
 
@@ -796,7 +797,7 @@ LIBRARIES = (gym, np, keras, backend)  # whose versions args.json names
 
 
 def save_weights(path: Path, content: dict) -> None:
-    """Writes arrays, numbers and strings, in dicts and lists, as an .npz of named arrays.
+    """Writes numbers and strings, in dicts and lists, and arrays, in dicts alone, as an .npz.
 
     {"replay": {"rows": rows}} becomes the array replay/rows. All else becomes JSON text.
     """

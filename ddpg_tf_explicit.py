@@ -231,7 +231,7 @@ class BatchNorm(keras.layers.Layer):
         return tf.nn.batch_normalization(x, mean, variance, self.shift, self.scale, 1e-5)
 
     def move_averages(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        """Moves the running averages 1 % of the way to a minibatch's: no one of them sways them."""
+        """Moves the averages 1 % of the way to a minibatch's: no single minibatch sways them."""
         self.running_mean.assign_add(0.01 * (mean - self.running_mean))
         self.running_variance.assign_add(0.01 * (variance - self.running_variance))
 
@@ -307,7 +307,8 @@ class DDPG:
         self.critic = make_critic(*self.sizes, args)
         self.target_critic = make_critic(*self.sizes, args)
         self.update_targets(tau=1.0)  # the targets start as copies
-        # epsilon as in Adam's paper. build() makes their variables: tf.function could not, later
+        # epsilon as in Adam's paper. build() makes the moments now, not at the first update:
+        # state() and set_state() may come before it
         self.actor_optimizer = keras.optimizers.Adam(args.actor_learning_rate, epsilon=1e-8)
         self.actor_optimizer.build(self.actor.trainable_variables)
         self.critic_optimizer = keras.optimizers.Adam(args.critic_learning_rate, epsilon=1e-8)
@@ -423,8 +424,8 @@ def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` logs, evaluates and saves."""
     prepare_framework(args)
     rng = np.random.default_rng(args.seed)
-    # Training renders nothing. With --capture-video, the render mode makes an environment that has
-    # none fail here, before anything is written
+    # Training renders nothing. With --capture-video it asks for a render mode all the same: if the
+    # environment has none, the run fails here, before anything is written
     env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
     args.env_id = current_id(args.env_id, env)
     observation_size, action_size = sizes_of(env)
@@ -460,7 +461,7 @@ def train(args: Args) -> None:
                 learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
                 metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
                 if step % LOG_EVERY == 0:
-                    run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ is constant
+                    run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ never changes
 
             # Count and evaluate
             run.after_step(reward)
@@ -650,7 +651,7 @@ def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
 
 
 def current_id(env_id: str, env: gym.Env) -> str:
-    """The id with the version of `env`: the current one, if that of the id is retired."""
+    """The id, with the current version if the version in it is retired; env has that version."""
     return re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", env_id)
 
 
@@ -741,7 +742,7 @@ LIBRARIES = (gym, np, tf, keras)  # whose versions args.json names
 
 
 def save_weights(path: Path, content: dict) -> None:
-    """Writes arrays, numbers and strings, in dicts and lists, as an .npz of named arrays.
+    """Writes numbers and strings, in dicts and lists, and arrays, in dicts alone, as an .npz.
 
     {"replay": {"rows": rows}} becomes the array replay/rows. All else becomes JSON text.
     """

@@ -271,8 +271,8 @@ def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` logs, evaluates and saves."""
     prepare_framework(args)
     rng = np.random.default_rng(args.seed)
-    # Training renders nothing. With --capture-video, the render mode makes an environment that has
-    # none fail here, before anything is written
+    # Training renders nothing. With --capture-video it asks for a render mode all the same: if the
+    # environment has none, the run fails here, before anything is written
     env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
     args.env_id = current_id(args.env_id, env)
     observation_size, num_actions = sizes_of(env)
@@ -330,7 +330,7 @@ def prepare_framework(args: Args) -> None:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
     if not available[args.device]:
         raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
-    torch.set_num_threads(args.num_threads)  # by default all cores: slower for small networks
+    torch.set_num_threads(args.num_threads)  # torch's own default is all cores: slower here
     torch.manual_seed(args.seed)
 
 
@@ -469,7 +469,7 @@ def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
 
 
 def current_id(env_id: str, env: gym.Env) -> str:
-    """The id with the version of `env`: the current one, if that of the id is retired."""
+    """The id, with the current version if the version in it is retired; env has that version."""
     return re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", env_id)
 
 
@@ -559,7 +559,7 @@ LIBRARIES = (gym, np, torch)  # whose versions args.json names
 
 
 def save_weights(path: Path, content: dict) -> None:
-    """Writes tensors, arrays, numbers and strings, in dicts and lists."""
+    """Writes tensors, numbers and strings, in dicts and lists; arrays in dicts alone."""
     data = BytesIO()
     torch.save(to_tensors({"script": SCRIPT, **content}), data)
     write_atomically(path, data.getbuffer())

@@ -42,6 +42,12 @@ def test_importing_does_nothing_and_a_run_loads_neither_wandb_nor_tensorflow(sta
 
 
 # ---------------------------------------------------------------------------- process-wide settings
+@pytest.fixture(scope="module", autouse=True)
+def loaded_torch():
+    """torch imports parts of itself at the first optimiser, and those change settings."""
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], fused=True)
+
+
 @pytest.fixture
 def two_threads():
     """torch uses two threads, and afterwards as many as before."""
