@@ -107,12 +107,13 @@ def finished_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def begun_runs(request, finished_run):
-    """What the test modules name in FINISHED_RUNS begins at once, on the second core."""
-    modules = {item.module for item in request.session.items if "finished_run" in item.fixturenames}
-    for module in modules:
-        for script, flags in getattr(module, "FINISHED_RUNS", []):
-            finished_run.begin(script, *flags)
+def begun_runs(request):
+    """The runs that test modules name in FINISHED_RUNS begin at once, on the second core."""
+    for item in request.session.items:
+        if "finished_run" in item.fixturenames:
+            finished_run = request.getfixturevalue("finished_run")
+            for script, flags in getattr(item.module, "FINISHED_RUNS", []):
+                finished_run.begin(script, *flags)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -268,3 +269,8 @@ def pretend(trial, **values):
     steps = args["total_timesteps"]
     content = {"steps": steps, "final_evaluation": {"step": steps}, **values}
     (trial.path / "summary.json").write_text(json.dumps(content))
+
+
+def heed_sigint():
+    """What a process begins with that Ctrl-C is to reach: a shell may have switched it off."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -15,6 +15,7 @@ from helpers import (
     QUICK,
     arguments,
     change_arguments,
+    heed_sigint,
     load,
     refused,
     summary,
@@ -33,9 +34,6 @@ def checkpoint_step(run):
 def test_ctrl_c_leaves_plots_and_summary_says_where_they_are_and_the_run_can_go_on(
     start, command, folder
 ):
-    def heed_sigint():  # which the shell that started pytest may have switched off
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     run = folder / "runs/stopped"
     flags = (
         *(*POINT, "--total-timesteps", 1500, "--eval-every", 700, "--checkpoint-every", 1000),

@@ -75,13 +75,16 @@ def settings():
     }
 
 
-@pytest.mark.parametrize("script", [ddpg_continuous, dqn], ids=lambda script: script.SCRIPT)
+@pytest.mark.parametrize(
+    ("script", "algorithm"),
+    [(ddpg_continuous, ddpg_continuous.DDPG), (dqn, dqn.DQN)],
+    ids=["ddpg_continuous", "dqn"],
+)
 def test_neither_a_constructor_nor_load_policy_changes_a_setting_of_the_process(
-    script, two_threads, folder
+    script, algorithm, two_threads, folder
 ):
     before = settings()
     args = script.Args(num_threads=1, hidden_sizes=(8, 8))
-    algorithm = script.DQN if script is dqn else script.DDPG
     agent = algorithm(3, 2, args)
     assert settings() == before
     script.save_agent(folder / "agent.pt", args, agent)

@@ -11,8 +11,8 @@ import ddpg_continuous
 import dqn
 
 pytestmark = pytest.mark.usefixtures("folder")
-SCRIPTS = [ddpg_continuous, dqn]
-each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.SCRIPT)
+ALGORITHMS = {ddpg_continuous: ddpg_continuous.DDPG, dqn: dqn.DQN}
+each_script = pytest.mark.parametrize("script", ALGORITHMS, ids=lambda script: script.SCRIPT)
 
 
 def small_args(script):
@@ -66,7 +66,7 @@ def add_priorities(script, monkeypatch):
 
 def add_a_running_mean(script, monkeypatch):
     """To the agent: a tensor in an object of its own."""
-    algorithm = script.DQN if script is dqn else script.DDPG
+    algorithm = ALGORITHMS[script]
     update = algorithm.update
 
     def update_with_mean(agent, batch, *rest):
@@ -81,13 +81,13 @@ def add_a_running_mean(script, monkeypatch):
 
 def forget_the_optimisers(script, monkeypatch):
     """They are saved, and not restored."""
-    algorithm = script.DQN if script is dqn else script.DDPG
+    algorithm = ALGORITHMS[script]
 
     def set_state(agent, state):
         agent.load_state_dict(state["networks"])
 
     monkeypatch.setattr(algorithm, "set_state", set_state)
-    return "training.agent.optimizer.state" if script is dqn else "training.agent.actor_optimizer"
+    return "training.agent."  # in its optimisers
 
 
 def copy_the_generator(script, monkeypatch):

@@ -17,7 +17,7 @@ from pathlib import Path
 import filelock
 import pytest
 import study
-from helpers import LOGS, assert_same_logs, pretend, refused
+from helpers import LOGS, assert_same_logs, heed_sigint, pretend, refused
 
 pytest.importorskip("ray")  # both are in requirements-dev.txt
 pytest.importorskip("rich")
@@ -71,7 +71,10 @@ def start(file, tmp_path):
         output = tmp_path / f"out-{len(processes)}"
         with output.open("w") as out:
             process = subprocess.Popen(
-                [*command, *map(str, flags)], stdout=out, stderr=subprocess.STDOUT
+                [*command, *map(str, flags)],
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                preexec_fn=heed_sigint,
             )
         process.output = output
         processes.append(process)

@@ -67,13 +67,16 @@ def test_wandb_gets_the_values_of_the_csvs_and_a_resumed_run_keeps_its_id(comman
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(None, 0), (OSError("no network"), 2), (KeyboardInterrupt(), 130)]
+    ("error", "status", "exit_code"),
+    [(None, 0, 0), (OSError("no network"), 2, 1), (KeyboardInterrupt(), 130, 1)],
 )
-def test_the_run_in_wandb_is_finished_once_however_ours_ends(error, status, command, wandb):
+def test_the_run_in_wandb_is_finished_once_however_ours_ends(
+    error, status, exit_code, command, wandb
+):
     wandb.error = error
     assert command(*FLAGS, "--track")[0] == status
     (run,) = wandb.runs
-    assert run.exit_codes == [1 if error else 0]
+    assert run.exit_codes == [exit_code]
 
 
 def test_it_is_finished_too_where_the_environment_fails(command, wandb, monkeypatch):
