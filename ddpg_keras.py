@@ -12,6 +12,7 @@
 #     "tensorflow-cpu==2.21.0; platform_machine in 'x86_64 AMD64'",
 #     "tensorflow==2.21.0; platform_machine not in 'x86_64 AMD64'",
 #     "tqdm==4.70.1",
+#     "typeguard==4.6.1",
 #     "tyro==1.0.16",
 # ]
 # ///
@@ -38,13 +39,17 @@ Shapes in comments: N minibatch size, S observation size, A action size.
 The paper: Lillicrap et al. 2015, https://arxiv.org/abs/1509.02971
 """
 
+import hashlib
 import importlib
+import importlib.metadata
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,13 +57,17 @@ from dataclasses import asdict, dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_type_hints
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import filelock
 import gymnasium as gym
 import numpy as np
 import pandas as pd
 import tensorboard.summary
+import typeguard
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -479,65 +488,72 @@ def train(args: Args) -> None:
     """Runs Algorithm 1 in an environment; `run` logs, evaluates and saves."""
     prepare_framework(args)
     rng = np.random.default_rng(args.seed)
-    # Training renders nothing. With --capture-video it asks for a render mode all the same: if the
-    # environment has none, the run fails here, before anything is written
-    env = make_env(args.env_id, "rgb_array" if args.capture_video else None)
-    args.env_id = current_id(args.env_id, env)
-    observation_size, action_size = sizes_of(env)
-    agent = DDPG(observation_size, action_size, args)
-    replay = ReplayBuffer(args.buffer_size, observation_size, action_size, rng)
-    noise = make_noise(action_size, args, rng)
-    training = Training(agent, replay, rng, env, Progress())
+    args.env_id = current_version(args.env_id)
+    if args.capture_video:
+        check_frames(args.env_id)
+    with make_env(args.env_id) as env:
+        note_missing_time_limit(env, args.env_id)
+        observation_size, action_size = sizes_of(env)
+        agent = DDPG(observation_size, action_size, args)
+        replay = ReplayBuffer(args.buffer_size, observation_size, action_size, rng)
+        noise = make_noise(action_size, args, rng)
+        training = Training(agent, replay, rng, Progress())
 
-    with open_run(args, training) as run:  # with --resume: brings back the last checkpoint
-        progress = training.progress
-        is_new = progress.step == 0
-        if is_new and args.eval_every:
-            run.evaluate()  # the untrained policy
-        observation, _ = env.reset(seed=args.seed if is_new else None)  # None: go on as restored
-        noise.reset()
-        for step in range(progress.step + 1, args.total_timesteps + 1):
-            progress.step = step
+        with open_run(args, training, env) as run:  # with --resume: restores the last checkpoint
+            progress = training.progress
+            if progress.step == 0 and args.eval_every:
+                run.evaluate()  # the untrained policy
+            observation, _ = env.reset(seed=episode_seed(args.seed, progress.episode))
+            noise.reset()
+            for step in range(progress.step + 1, args.total_timesteps + 1):
+                progress.step = step
 
-            # Act: at random at first, then by the policy plus noise. The clipped action is the one
-            # that is executed, and the one that is stored.
-            if step <= args.learning_starts:
-                action = rng.uniform(-1, 1, action_size).astype(np.float32)
-            else:
-                action = np.clip(agent.act(observation) + noise.sample(), -1, 1)
-            next_observation, reward, terminated, truncated, _ = env.step(action)
+                # Act: at random at first, then by the policy plus noise. The clipped action is the
+                # one that is executed, and the one that is stored.
+                if step <= args.learning_starts:
+                    action = rng.uniform(-1, 1, action_size).astype(np.float32)
+                else:
+                    action = np.clip(agent.act(observation) + noise.sample(), -1, 1)
+                next_observation, reward, terminated, truncated, _ = env.step(action)
 
-            # Store the true next observation, also at a time limit
-            replay.add(observation, action, reward, terminated, next_observation)
-            observation = next_observation
+                # Store the true next observation, also at a time limit
+                replay.add(observation, action, reward, terminated, next_observation)
+                observation = next_observation
 
-            # Learn: sample a minibatch; update critic, actor and targets
-            if step > args.learning_starts:
-                learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
-                metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
-                if step % LOG_EVERY == 0:
-                    run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ never changes
+                # Learn: sample a minibatch; update critic, actor and targets
+                if step > args.learning_starts:
+                    learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
+                    metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
+                    if step % LOG_EVERY == 0:
+                        run.log_update({**metrics, "noise_sigma": args.noise_sigma})
 
-            # Count and evaluate
-            run.after_step(reward)
-            if args.eval_every and step % args.eval_every == 0:
+                # Count and evaluate
+                run.after_step(reward)
+                if args.eval_every and step % args.eval_every == 0:
+                    run.evaluate()
+
+                # The next episode begins, perhaps after a checkpoint
+                if terminated or truncated:
+                    run.after_episode()
+                    if run.is_checkpoint_due():
+                        run.save_checkpoint()
+                        env.renew()  # as a resumed run has it
+                    observation, _ = env.reset(seed=episode_seed(args.seed, progress.episode))
+                    noise.reset()
+
+            if args.eval_every and progress.latest_evaluation["step"] < progress.step:
                 run.evaluate()
+            save_agent(run.path / f"last{SUFFIX}", args, agent)
 
-            # The next episode begins, perhaps after a checkpoint
-            if terminated or truncated:
-                run.after_episode()
-                if run.is_checkpoint_due():
-                    # The environment itself cannot be saved (a Box2D world, for one), only its
-                    # random state. A resumed run starts a new environment with that. Here, this
-                    # run does the same, so that both continue identically.
-                    env = training.replace_env(make_env(args.env_id))
-                    run.save_checkpoint()
-                observation, _ = env.reset()
-                noise.reset()
 
-        if args.eval_every and progress.latest_evaluation["step"] < progress.step:
-            run.evaluate()
-        save_agent(run.path / f"last{SUFFIX}", args, agent)
+def episode_seed(seed: int, episode: int) -> int:
+    """The seed of a training episode, so that its randomness is a function of these two numbers.
+
+    Nothing of the environment has to be saved for that, and no two runs play the same episodes.
+    31 bits, because environments in C++ take no more.
+    """
+    sequence = np.random.SeedSequence((seed, episode))
+    return int(sequence.generate_state(1)[0]) >> 1
 
 
 def make_noise(
@@ -586,14 +602,14 @@ class Training:
 
     A checkpoint holds what state() returns. If you add a part that changes (priorities of
     transitions, running averages of observations), add it here: as a field, and in state() and
-    set_state(). The noise is not here: each episode resets it, and checkpoints are saved between
-    episodes. Nor is the framework's generator: it draws the initial weights and nothing else.
+    set_state(). Not here are the noise and the environment: checkpoints are saved between episodes,
+    and each episode resets both. Nor is the framework's generator: it draws the initial weights and
+    nothing else.
     """
 
     agent: DDPG
     replay: ReplayBuffer
     rng: np.random.Generator
-    env: gym.Env
     progress: Progress
 
     def state(self) -> dict:
@@ -601,7 +617,6 @@ class Training:
             "agent": self.agent.state(),
             "replay": self.replay.state(),
             "rng": self.rng.bit_generator.state,
-            "env_rng": self.env.unwrapped.np_random.bit_generator.state,
             "progress": asdict(self.progress),
         }
 
@@ -609,25 +624,32 @@ class Training:
         self.agent.set_state(state["agent"])
         self.replay.set_state(state["replay"])
         self.rng.bit_generator.state = state["rng"]
-        self.env.unwrapped.np_random.bit_generator.state = state["env_rng"]
         self.progress = Progress(**state["progress"])
-
-    def replace_env(self, env: gym.Env) -> gym.Env:
-        """Replaces the environment: keeps its random state and closes the old one."""
-        env.unwrapped.np_random = self.env.unwrapped.np_random
-        self.env.close()
-        self.env = env
-        return env
 
 
 # --------------------------------------------------------------------------------- the environment
 Policy = Callable[[np.ndarray], np.ndarray]  # an observation (S,) to an action (A,) in [-1, 1]
 
 
+class EnvironmentFailure(RunError):
+    """Something in the environment's code was raised; it is the __cause__ of this error."""
+
+
+@contextmanager
+def environment_code(name: str) -> Iterator[None]:
+    """Turns what the environment's code raises inside into an EnvironmentFailure."""
+    try:
+        yield
+    except Exception as error:
+        kind = type(error).__name__
+        raise EnvironmentFailure(f"{name} failed: {kind}: {in_one_line(error)}") from error
+
+
 class CheckedEnv(gym.Wrapper):
     """An environment as the agent needs it: actions (A,) in [-1, 1], observations (S,) float32.
 
-    RunError if an action, an observation or a reward is not finite.
+    RunError if an action, an observation or a reward is not finite, or not of the declared shape;
+    EnvironmentFailure if the environment raises anything.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -635,28 +657,70 @@ class CheckedEnv(gym.Wrapper):
         self.low = env.action_space.low
         self.high = env.action_space.high
         self.action_space = gym.spaces.Box(-1.0, 1.0, self.low.shape)
+        self.observation_shape = env.observation_space.shape
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        with environment_code("reset()"):
+            result = self.env.reset(seed=seed, options=options)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise RunError("reset() has to give two values: observation, info")
+        observation, info = result
         return self.checked_observation(observation), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         check_finite(action, "the actor's output (try lower learning rates)")
         scaled = (self.low * (1 - action) + self.high * (1 + action)) / 2  # exact at both ends
         action = np.clip(scaled, self.low, self.high)  # elsewhere, rounding may exceed the bounds
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self.checked_step(action)
+
+    def checked_step(self, action: np.ndarray | int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """A step by an action as the environment takes it."""
+        with environment_code("step()"):
+            result = self.env.step(action)
+        if not isinstance(result, tuple) or len(result) != 5:
+            names = "observation, reward, terminated, truncated, info"
+            raise RunError(f"step() has to give five values: {names}")
+        observation, reward, terminated, truncated, info = result
         observation = self.checked_observation(observation)
-        reward = np.float32(reward)  # as the replay buffer keeps it
+        reward = np.float32(one_number(reward, "the reward"))  # as the replay buffer keeps it
         check_finite(reward, "the reward")
+        terminated = bool(one_number(terminated, "terminated"))
+        truncated = bool(one_number(truncated, "truncated"))
         return observation, reward.item(), terminated, truncated, info
 
     def checked_observation(self, observation: np.ndarray) -> np.ndarray:
         """A float32 copy: some environments reuse the array that they return."""
-        observation = np.array(observation, np.float32)
+        with environment_code("reading an observation"):
+            observation = np.array(observation, np.float32)
+        if observation.shape != self.observation_shape:
+            declared = f"observation_space says {self.observation_shape}"
+            raise RunError(f"the observation has the shape {observation.shape}, but {declared}")
         check_finite(observation, "the observation")
         return observation
+
+    def render(self) -> np.ndarray | None:
+        with environment_code("render() (without a display, MuJoCo needs MUJOCO_GL=egl)"):
+            return self.env.render()
+
+    def close(self) -> None:
+        try:
+            self.env.close()
+        except Exception as error:  # it is only shown: what came before counts
+            print(f"close() of the environment failed: {in_one_line(error)}", file=sys.stderr)
+
+    def renew(self) -> None:
+        """Makes the environment anew, if it is one of gymnasium's.
+
+        Some of those keep a Box2D world across resets, so that an episode depends on those before
+        it. Others are kept: what they remember, they are to remember.
+        """
+        if is_gymnasiums_own(self.unwrapped.spec):
+            spec = self.env.spec
+            self.close()
+            with environment_code(f"making {spec.id}"):
+                self.env = gym.make(spec)
 
 
 def check_finite(value: np.ndarray | float, name: str) -> None:
@@ -665,34 +729,61 @@ def check_finite(value: np.ndarray | float, name: str) -> None:
         raise RunError(f"{name} is not finite: {value}")
 
 
+def one_number(value: object, name: str) -> float:
+    """The number in a scalar, or in an array of one element; RunError if it is anything else."""
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise RunError(f"{name} is {value}: it has to be one number")
+    return array.item()
+
+
 def make_env(env_id: str, render_mode: str | None = None, video: Path | None = None) -> gym.Env:
     """Makes an environment; RunError if DDPG cannot learn in it.
 
     `video`: records the first episode as <video>-episode-0.mp4; then no render_mode is needed.
     """
-    env = make_current_version(env_id, "rgb_array" if video else render_mode)
-    check_spaces(env, env_id)
-    if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
-        hint = "leave out --render and --capture-video"
-        raise RunError(f"{env_id} has no render mode {env.render_mode}: {hint}")
+    env_id = current_version(env_id)
+    if video:
+        render_mode = "rgb_array"
+    options = {"render_mode": render_mode} if render_mode else {}
+    with environment_code(f"making {env_id}"):
+        env = gym.make(env_id, **options)
+    try:
+        check_spaces(env, env_id)
+        check_render_mode(env, env_id)
+    except RunError:
+        env.close()
+        raise
     if video:
         env = record_first_episode(env, video)
     return CheckedEnv(env)
 
 
-def make_current_version(env_id: str, render_mode: str | None) -> gym.Env:
-    """Makes the environment, or its current version if this one is retired."""
-    options = {"render_mode": render_mode} if render_mode else {}
-    with warnings.catch_warnings(record=True) as issued:
-        try:
-            env = gym.make(env_id, **options)
-        except (gym.error.DeprecatedEnv, ImportError):  # ImportError: MuJoCo's v2 and v3
-            env = gym.make(env_id.rpartition("-v")[0], **options)  # takes the newest version
-            issued.clear()  # two long warnings, which say the same as this line
-            print(f"{env_id} is retired: running the current version, {env.spec.id}")
-    for warning in issued:
-        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return env
+def current_version(env_id: str) -> str:
+    """The id; if gymnasium has retired it, that of the current version."""
+    name, _, version = env_id.rpartition("-v")
+    versions = {}
+    for spec in gym.registry.values():
+        if is_gymnasiums_own(spec) and spec.id.rpartition("-v")[0] == name:
+            versions[spec.version] = spec
+    if not versions or not version.isdigit():
+        return env_id
+    spec = versions.get(int(version))
+    is_unknown = spec is None and int(version) < max(versions)
+    only_raises = spec is not None and callable(spec.entry_point)  # MuJoCo's v2 and v3
+    if not is_unknown and not only_raises:
+        return env_id
+    current = versions[max(versions)].id
+    print(f"{env_id} is retired: running the current version, {current}")
+    return current
+
+
+def is_gymnasiums_own(spec: gym.envs.registration.EnvSpec) -> bool:
+    """Whether gymnasium itself defines the environment."""
+    entry_point = spec.entry_point
+    if callable(entry_point):
+        entry_point = entry_point.__module__
+    return str(entry_point).startswith("gymnasium.envs")
 
 
 def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
@@ -705,22 +796,59 @@ def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
         )
 
 
-def current_id(env_id: str, env: gym.Env) -> str:
-    """The id, with the current version if the version in it is retired; env has that version."""
-    return re.sub(r"-v\d+$", f"-v{env.unwrapped.spec.version}", env_id)
+def check_render_mode(env: gym.Env, env_id: str) -> None:
+    """RunError if the environment was made with a render mode that it does not have."""
+    if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
+        hint = "leave out --render and --capture-video"
+        raise RunError(f"{env_id} has no render mode {env.render_mode}: {hint}")
+
+
+def check_frames(env_id: str) -> None:
+    """RunError if the environment gives no frames to record: before anything is written."""
+    with make_env(env_id, "rgb_array") as env:
+        env.reset(seed=0)
+        frame = env.render()
+    if not isinstance(frame, np.ndarray):
+        raise RunError(f"render() of {env_id} gives {frame}, no frame: leave out --capture-video")
+
+
+def check_display() -> None:
+    """RunError if --render has no window to show: MuJoCo would abort the process."""
+    variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
+        raise RunError("--render needs a display, and $DISPLAY is not set: try --capture-video")
+
+
+def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
+    """Says so if gymnasium ends no episode of the environment."""
+    if env.spec.max_episode_steps is None:
+        otherwise = "if its episodes do not end by themselves, evaluations and checkpoints wait"
+        hint = "register it with max_episode_steps=..."
+        print(f"{env_id} has no time limit: {otherwise} for ever ({hint})")
 
 
 def check_spaces(env: gym.Env, env_id: str) -> None:
     """RunError unless actions are bounded vectors and observations are vectors."""
     actions = env.action_space
     is_vector = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
-    if not is_vector or not actions.is_bounded():
-        needs = "DDPG needs continuous vectors, bounded (for discrete actions: dqn.py)"
+    if not is_vector or actions.dtype.kind != "f" or not is_bounded(actions):
+        needs = "DDPG needs float vectors, continuous and bounded (for discrete actions: dqn.py)"
         raise RunError(f"{env_id} has the actions {actions}: {needs}")
-    observations = env.observation_space
-    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
-        needs = "a vector is needed (see gymnasium.wrappers.FlattenObservation)"
-        raise RunError(f"{env_id} observes {observations}: {needs}")
+    check_observations(env.observation_space, env_id)
+
+
+def is_bounded(space: gym.spaces.Box) -> bool:
+    """Whether all bounds are numbers in use: the largest float32 stands for infinity, too."""
+    largest = np.finfo(np.float32).max
+    return bool((abs(space.low) < largest).all() and (abs(space.high) < largest).all())
+
+
+def check_observations(space: gym.Space, env_id: str) -> None:
+    """RunError unless observations are vectors."""
+    is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    if not is_vector or space.shape[0] == 0:
+        needs = "needed is a vector of one number or more (see gymnasium's FlattenObservation)"
+        raise RunError(f"{env_id} observes {space}: {needs}")
 
 
 def sizes_of(env: gym.Env) -> list[int]:
@@ -737,7 +865,7 @@ def reward_threshold(env: gym.Env) -> float:
 def episodic_returns(env: gym.Env, policy: Policy, episodes: int, seed: int) -> list[float]:
     """The return of each episode that the policy plays without noise.
 
-    Start states are those of the seeds seed, seed + 1, …; closes the environment at the end.
+    Start states are those of the seeds seed, seed + 1, …
     """
     returns = []
     for episode in range(episodes):
@@ -748,12 +876,12 @@ def episodic_returns(env: gym.Env, policy: Policy, episodes: int, seed: int) -> 
             observation, reward, terminated, truncated, _ = env.step(policy(observation))
             episodic_return += reward
         returns.append(episodic_return)
-    env.close()
     return returns
 
 
 # ------------------------------------------------------------------------------------------- files
 SCRIPT = Path(__file__).stem  # noted in .json files and weights: a script loads only its own
+PLAIN_TYPES = (bool, int, float, str)  # that weights may hold, beside arrays and None
 
 
 @contextmanager
@@ -800,6 +928,7 @@ def save_weights(path: Path, content: dict) -> None:
     """Writes numbers and strings, in dicts and lists, and arrays, in dicts alone, as an .npz.
 
     {"replay": {"rows": rows}} becomes the array replay/rows. All else becomes JSON text.
+    RunError, naming the place, if load_weights could not read it.
     """
     data = BytesIO()
     np.savez(data, **flatten({"script": SCRIPT, **content}))
@@ -811,12 +940,17 @@ def flatten(content: dict, prefix: str = "") -> dict[str, np.ndarray]:
     arrays = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
+        if type(key) is not str or "/" in key:
+            raise RunError(f"{name} cannot be saved: keys have to be text without a /")
+        if isinstance(value, np.generic):
+            value = value.item()
         if isinstance(value, dict) and value:  # an empty one becomes text
             arrays.update(flatten(value, f"{name}/"))
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             arrays[name] = value
         else:
-            arrays[name] = np.array(json.dumps(value))
+            with as_run_error(f"{name} cannot be saved"):
+                arrays[name] = np.array(json.dumps(value))
     return arrays
 
 
@@ -862,20 +996,31 @@ def run_path(args: Args) -> Path:
 @contextmanager
 def locked_directory(path: Path, is_new: bool) -> Iterator[None]:
     """Makes the directory of a new run; keeps other processes out of it inside the `with`."""
-    try:
-        path.mkdir(parents=True, exist_ok=not is_new)
-    except FileExistsError:
-        hint = "choose another --run-name, or continue it with --resume"
-        raise RunError(f"{path} exists: {hint}") from None
+    if is_new:
+        check_is_free(path)
+        path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / ".lock")
     try:
         lock.acquire(blocking=False)
     except filelock.Timeout:
         raise RunError(f"{path} is in use: another process writes to it") from None
     try:
+        if is_new:
+            check_is_free(path)  # again: another process may have been faster
         yield
     finally:
         lock.release()
+
+
+def check_is_free(path: Path) -> None:
+    """RunError if there is anything at the path that a new run could spoil."""
+    if not path.exists():
+        return
+    if (path / "args.json").exists():
+        hint = f"choose another --run-name, or continue it with --resume {path}"
+        raise RunError(f"{path} holds a run: {hint}")
+    if not path.is_dir() or {file.name for file in path.iterdir()} - {".lock"}:
+        raise RunError(f"{path} exists and holds no run: choose another --run-name")
 
 
 def log_files(path: Path) -> list[Path]:
@@ -884,11 +1029,34 @@ def log_files(path: Path) -> list[Path]:
     return [*(csv for csv in csvs if csv.exists()), *path.glob("events.out.tfevents.*")]
 
 
-def cut_logs(path: Path, log_sizes: dict[str, int]) -> None:
+def logs_state(path: Path) -> dict[str, dict]:
+    """Size in bytes and SHA-256 of every log, for check_logs and cut_logs."""
+    state = {}
+    for log in log_files(path):
+        content = log.read_bytes()
+        state[log.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return state
+
+
+def check_logs(path: Path, logs: dict[str, dict]) -> None:
+    """RunError unless every CSV, and what is left of TensorBoard's, begins as it was then."""
+    for name, noted in logs.items():
+        log = path / name
+        if log.suffix != ".csv" and not log.exists():
+            continue  # TensorBoard's files only repeat the CSVs
+        hint = "put it back as the run left it (spreadsheets change line ends)"
+        if not log.exists():
+            raise RunError(f"{log} is missing: {hint}")
+        content = log.read_bytes()[: noted["bytes"]]
+        if hashlib.sha256(content).hexdigest() != noted["sha256"]:
+            raise RunError(f"{log} was changed since the last checkpoint: {hint}")
+
+
+def cut_logs(path: Path, logs: dict[str, dict]) -> None:
     """Cuts the logs back to the checkpoint: the resumed run logs the rest again."""
     for log in log_files(path):
-        if log.name in log_sizes:
-            os.truncate(log, log_sizes[log.name])
+        if log.name in logs:
+            os.truncate(log, logs[log.name]["bytes"])
         else:
             log.unlink()
 
@@ -914,7 +1082,7 @@ def load_agent(file: Path) -> tuple[DDPG, Args]:
     """The agent in a file, and the arguments that it was trained with."""
     content = load_weights(file)
     with as_run_error(f"{file} holds no policy; give a best{SUFFIX} or last{SUFFIX}"):
-        args = Args(**content["args"])
+        args = as_args(content["args"])
         agent = DDPG(*content["sizes"], args)
         agent.set_state(content["agent"])
     return agent, args
@@ -930,7 +1098,7 @@ def load_policy(file: Path | str) -> tuple[Policy, Args]:
 
 
 def write_checkpoint(path: Path, args: Args, training: Training) -> None:
-    """Writes all that an exact continuation needs: to be called between two episodes."""
+    """Writes all that an exact continuation needs; to be called between two episodes."""
     check_weights(training.agent)
     best = path / f"best{SUFFIX}"
     content = {
@@ -939,29 +1107,35 @@ def write_checkpoint(path: Path, args: Args, training: Training) -> None:
         **training.state(),
         # A run that is killed later may have changed both: the best agent, and the logs
         "best": np.fromfile(best, np.uint8) if best.exists() else None,
-        "log_sizes": {log.name: log.stat().st_size for log in log_files(path)},
+        "logs": logs_state(path),
     }
     save_weights(path / f"checkpoint{SUFFIX}", content)
 
 
-def restore_checkpoint(path: Path, args: Args, training: Training) -> dict[str, int]:
-    """Brings back the last checkpoint in the directory, if there is one.
+def restore_checkpoint(path: Path, args: Args, training: Training) -> dict[str, dict]:
+    """Brings back the last checkpoint in the directory; gives the state of the logs at that time.
 
-    Returns the size of each log file at that moment, in bytes.
+    A run that was killed before its first checkpoint has no results either, and starts again.
+    RunError if there are results without a checkpoint, or logs that do not begin as they did.
     """
     checkpoint = path / f"checkpoint{SUFFIX}"
+    best = path / f"best{SUFFIX}"
     if not checkpoint.exists():
+        if log_files(path) or best.exists():
+            hint = f"bring back {checkpoint.name}, or train anew under another --run-name"
+            raise RunError(f"{path} has results, but no checkpoint to go on from: {hint}")
         return {}
     content = load_weights(checkpoint)
     with as_run_error(f"{checkpoint} does not fit args.json"):
         if content["args"]["env_id"] != args.env_id:
             raise RunError(f"it is of {content['args']['env_id']}")
         training.set_state(content)
-        best = content["best"]
-        log_sizes = content["log_sizes"]
-    if best is not None:
-        restore_best(path / f"best{SUFFIX}", np.asarray(best))
-    return log_sizes
+        best_then = content["best"]
+        logs = content["logs"]
+    check_logs(path, logs)
+    if best_then is not None:
+        restore_best(best, np.asarray(best_then))
+    return logs
 
 
 def restore_best(file: Path, content: np.ndarray) -> None:
@@ -1013,7 +1187,7 @@ class Logger:
         """Prints a line above the bar."""
         self.bar.write(text)
 
-    def close(self, exit_code: int = 0) -> None:
+    def close(self, exit_code: int) -> None:
         """Writes what is still to be written, and ends the W&B run with this exit code."""
         self.bar.close()
         if self.wandb_run:
@@ -1042,54 +1216,92 @@ def start_wandb(path: Path, args: Args) -> object:
 
 # ----------------------------------------------------------------------------------------- the run
 @contextmanager
-def open_run(args: Args, training: Training) -> Iterator["Run"]:
+def open_run(args: Args, training: Training, env: gym.Env) -> Iterator["Run"]:
     """Locks a run's directory, restores its checkpoint, opens its logs; in the end closes all."""
     if args.track:
         importlib.import_module("wandb")  # if it is missing, say so before anything is written
     path = run_path(args)
     with locked_directory(path, is_new=not args.resume):
-        log_sizes = restore_checkpoint(path, args, training)
-        save_json(path / "args.json", {"args": asdict(args), "versions": versions()})
-        cut_logs(path, log_sizes)
+        logs = restore_checkpoint(path, args, training)
         progress = training.progress
+        save_args(path, args, progress.step)
+        cut_logs(path, logs)
+        if progress.step == 0:
+            write_checkpoint(path, args, training)  # from here on, every run can be resumed
         logger = Logger(path, args, progress.step)
-        run = Run(args, training, path, logger)
+        run = Run(args, training, path, logger, reward_threshold(env))
         outcome = "stopped"
         try:
             yield run
             run.save_summary()
-            logger.close()
+            logger.events.flush()
             outcome = "finished"
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             run.save_summary()
             raise
         except (RunError, OSError) as error:
-            raise RunError(f"step {progress.step}: {error}; {run.what_is_saved()}") from error
+            saved = f"the checkpoint of step {run.checkpoint_step} is whole"
+            raise RunError(f"step {progress.step}: {error}; {saved}") from error
         finally:
-            if outcome == "stopped":
-                with suppress(OSError):  # on a full disk: the error above has said so
-                    logger.close(exit_code=1)
-            print(f"{outcome} after {progress.step} steps: {path}")
+            with suppress(OSError):  # on a full disk: the error above has said so
+                logger.close(exit_code=0 if outcome == "finished" else 1)
+                print(f"{outcome} after {progress.step} steps: {path}")
+
+
+def save_args(path: Path, args: Args, step: int) -> None:
+    """Writes args.json. A resumed run's keeps the versions that it began with, adds the new ones.
+
+    Prints a line if they are others, since the numbers may then be others as well.
+    """
+    content = {"args": asdict(args), "versions": versions()}
+    file = path / "args.json"
+    if file.exists():
+        with as_run_error(f"cannot use {file}"):
+            old = load_json(file)
+            content["versions"] = dict(old["versions"])
+            resumed = list(old.get("resumed", []))
+            last = resumed[-1]["versions"] if resumed else content["versions"]
+            changes = changed_versions(last, versions())
+        if changes:
+            resumed.append({"step": step, "versions": versions()})
+            print(f"resumed with other versions, which may change the numbers: {changes}")
+        if resumed:
+            content["resumed"] = resumed
+    save_json(file, content)
 
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that decide the numbers."""
     found = {"python": sys.version}
+    for package in ("box2d", "mujoco"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
     for library in LIBRARIES:
         found[library.__name__] = library.__version__
     return found
 
 
+def changed_versions(old: dict[str, str], new: dict[str, str]) -> str:
+    """What differs, in words; empty if nothing does. A package that only one has is no change."""
+    changes = []
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            changes.append(f"{name} {new[name].split()[0]} instead of {old[name].split()[0]}")
+    return ", ".join(sorted(changes))
+
+
 class Run:
     """How a run logs, evaluates and saves; train() says when."""
 
-    def __init__(self, args: Args, training: Training, path: Path, logger: Logger) -> None:
+    def __init__(
+        self, args: Args, training: Training, path: Path, logger: Logger, threshold: float
+    ) -> None:
         self.args = args
         self.training = training
         self.progress = training.progress
         self.path = path
         self.logger = logger
-        self.threshold = reward_threshold(training.env)
+        self.threshold = threshold
         self.checkpoint_step = self.progress.step  # of the last checkpoint
         self.start_time = time.monotonic() - self.progress.seconds
 
@@ -1138,13 +1350,9 @@ class Run:
     def evaluate(self) -> None:
         """Plays without noise in an environment of its own, and logs it; saves the best agent."""
         progress = self.progress
-        video = self.path / "videos" / f"step-{progress.step}" if self.args.capture_video else None
-        returns = episodic_returns(
-            make_env(self.args.env_id, video=video),
-            self.training.agent.act,
-            self.args.eval_episodes,
-            self.args.seed + EVALUATION_SEED,
-        )
+        seed = self.args.seed + EVALUATION_SEED
+        with self.evaluation_env() as env:
+            returns = episodic_returns(env, self.training.agent.act, self.args.eval_episodes, seed)
         mean = float(np.mean(returns))
         std = float(np.std(returns))
         episodes = {f"episode_{i}": x for i, x in enumerate(returns)}
@@ -1156,6 +1364,17 @@ class Run:
         if progress.best_evaluation is None or mean > progress.best_evaluation["mean"]:
             progress.best_evaluation = progress.latest_evaluation
             save_agent(self.path / f"best{SUFFIX}", self.args, self.training.agent)
+
+    def evaluation_env(self) -> gym.Env:
+        """An environment of its own, so that an evaluation leaves no trace in the training's."""
+        video = None
+        if self.args.capture_video:
+            video = self.path / "videos" / f"step-{self.progress.step}"
+        try:
+            return make_env(self.args.env_id, video=video)
+        except RunError as error:
+            hint = "without evaluations, --eval-every 0, the training's is the only one"
+            raise RunError(f"{error} ({hint})") from error
 
     def is_checkpoint_due(self) -> bool:
         """Whether a multiple of --checkpoint-every steps has passed since the last one."""
@@ -1169,12 +1388,6 @@ class Run:
         write_checkpoint(self.path, self.args, self.training)
         self.checkpoint_step = self.progress.step
         self.save_summary()
-
-    def what_is_saved(self) -> str:
-        """Where --resume would go on, in words."""
-        if self.checkpoint_step == 0:
-            return "no checkpoint yet"
-        return f"the checkpoint of step {self.checkpoint_step} is whole"
 
     def save_summary(self) -> None:
         """Writes summary.json and draws the learning curve."""
@@ -1190,7 +1403,10 @@ class Run:
             "best_evaluation": progress.best_evaluation,
         }
         save_json(self.path / "summary.json", summary)
-        plot(self.path, self.threshold)
+        try:
+            plot(self.path, self.threshold)
+        except Exception as error:  # whatever it is, the training is worth more
+            self.logger.message(f"no learning curve: {in_one_line(error)}")
 
 
 def plot(path: Path, threshold: float) -> None:
@@ -1268,6 +1484,18 @@ def check(args: Args) -> None:
         check_range(name, getattr(args, name), low, high)
 
 
+def check_text(args: Args) -> None:
+    """RunError if a flag is empty, as an unset variable of the shell leaves it; expands each ~."""
+    for name, value in asdict(args).items():
+        if value == "":
+            flag = f"--{name.replace('_', '-')}"
+            raise RunError(f"{flag} is empty: give it a value, or leave it out")
+    for name in ("runs_dir", "resume", "evaluate"):
+        value = getattr(args, name)
+        if value:
+            setattr(args, name, os.path.expanduser(value))
+
+
 def check_range(name: str, value: float | tuple, low: float, high: float) -> None:
     """RunError unless the value, or each value of a tuple, lies in [low, high]; NaN does not."""
     for number in np.atleast_1d(value):
@@ -1282,6 +1510,21 @@ def given_flags() -> set[str]:
     return {flag.replace("_", "-") for flag in flags}
 
 
+def as_args(content: dict) -> Args:
+    """The arguments in a file; RunError unless all are of the types that Args declares."""
+    types = get_type_hints(Args)
+    values = {}
+    for name, value in content.items():
+        if isinstance(value, list):
+            value = tuple(value)  # JSON has no tuples
+        try:
+            typeguard.check_type(value, types.get(name, object))
+        except typeguard.TypeCheckError as error:
+            raise RunError(f"{name} is {value!r}: {error}") from None
+        values[name] = value
+    return Args(**values)
+
+
 def args_to_resume(args: Args, flags: set[str]) -> Args:
     """The arguments of the run to resume, with the larger --total-timesteps if one is given."""
     others = flags - {"--resume", "--total-timesteps"}
@@ -1289,13 +1532,15 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
         names = ", ".join(sorted(others))
         raise RunError(f"--resume takes everything from the run's args.json: leave out {names}")
     path = Path(args.resume, "args.json")
+    if not path.exists():
+        raise RunError(f"{args.resume} holds no run: there is no {path}")
     content = load_json(path)
     with as_run_error(f"cannot use {path}"):
-        old_args = Args(**{**content["args"], "resume": args.resume})
+        old_args = as_args({**content["args"], "resume": args.resume})
         check(old_args)
     if "--total-timesteps" in flags:
         steps, old_steps = args.total_timesteps, old_args.total_timesteps
-        if steps <= old_steps:
+        if steps < old_steps:
             raise RunError(f"--total-timesteps {steps}: the run already has {old_steps}")
         old_args.total_timesteps = steps
     return old_args
@@ -1303,22 +1548,29 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
 
 def evaluate_file(args: Args, flags: set[str]) -> None:
     """Plays --evaluate's agent without noise, where it was trained or in --env-id."""
-    allowed = {"--evaluate", "--env-id", "--eval-episodes", "--seed", "--render", "--capture-video"}
+    allowed = {"--evaluate", "--env-id", "--eval-episodes", "--seed"}
+    allowed |= {"--render", "--no-render", "--capture-video", "--no-capture-video"}
     others = flags - allowed
     if others:
         raise RunError(f"--evaluate cannot use {', '.join(sorted(others))}: leave them out")
     if args.render and args.capture_video:
         raise RunError("--render shows, --capture-video records: give one of the two")
+    if args.render:
+        check_display()
     prepare_framework(args)
     path = Path(args.evaluate)
     agent, trained = load_agent(path)
-    env_id = args.env_id if "--env-id" in flags else trained.env_id
+    env_id = current_version(args.env_id if "--env-id" in flags else trained.env_id)
     render_mode = "human" if args.render else None
-    video = path.parent / "videos" / path.stem if args.capture_video else None
-    env = make_env(env_id, render_mode, video)
-    with as_run_error(f"{path}, trained in {trained.env_id}, cannot play {env_id}"):
+    video = None
+    if args.capture_video:
+        check_frames(env_id)
+        video = path.parent / "videos" / path.stem
+    with make_env(env_id, render_mode, video) as env:
+        note_missing_time_limit(env, env_id)
         if agent.sizes != sizes_of(env):
-            raise RunError(f"its sizes are {agent.sizes}, those of the other {sizes_of(env)}")
+            wrong = f"its sizes are {agent.sizes}, those of the other {sizes_of(env)}"
+            raise RunError(f"{path}, trained in {trained.env_id}, cannot play {env_id}: {wrong}")
         returns = episodic_returns(env, agent.act, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
         start_state = args.seed + episode
@@ -1331,6 +1583,7 @@ def run_command() -> None:
     """Trains, resumes or evaluates, as the command line says."""
     args = tyro.cli(Args, description=__doc__)
     flags = given_flags()
+    check_text(args)
     check(args)
     if args.evaluate:
         evaluate_file(args, flags)
@@ -1344,16 +1597,73 @@ def run_command() -> None:
 
 def main() -> None:
     """Runs the command. A foreseen error becomes the last line on stderr, and status 2."""
-    sys.stdout.reconfigure(line_buffering=True, errors="replace")
+    prepare_streams()
+    prepare_signals()
     sys.path.append("")  # the current folder, for an environment of one's own: my_module:MyEnv-v0
     threading.excepthook = report_thread_failure
     try:
         run_command()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (RunError, gym.error.Error, ImportError, MemoryError, OSError) as error:
+    except BrokenPipeError:  # nobody reads what is printed: python … --help | head
+        sys.exit(1)
+    except (RunError, ImportError, MemoryError, OSError) as error:
+        print_environments_traceback(error)
         print(in_one_line(error), file=sys.stderr)
         sys.exit(2)
+    finally:
+        flush_stdout()
+
+
+def prepare_streams() -> None:
+    """Makes stdout print line by line, and what is printed to a closed stream vanish."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):  # notebooks have streams of their own
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+
+
+def flush_stdout() -> None:
+    """Prints what is left; nothing more if nobody reads it (python … | head)."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def prepare_signals() -> None:
+    """Lets SIGTERM, which clusters send before they kill, end a run in order, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # Python allows it there alone
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as during the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, exit_by_signal)
+
+
+def exit_by_signal(number: int, _: object) -> None:
+    """Ends the process with the exit status that shells give to a signal."""
+    sys.exit(128 + number)
+
+
+def print_environments_traceback(error: BaseException) -> None:
+    """Prints where in the environment's own code an EnvironmentFailure comes from, if it does."""
+    while error and not isinstance(error, EnvironmentFailure):
+        error = error.__cause__
+    while error:
+        frames = error.__traceback__
+        while frames and is_around_environment(frames.tb_frame.f_globals.get("__name__", "")):
+            frames = frames.tb_next
+        if frames:
+            traceback.print_exception(error.with_traceback(frames))
+            return
+        error = error.__cause__
+
+
+def is_around_environment(module: str) -> bool:
+    """Whether a module is this script, or a library through which it calls an environment."""
+    return module == __name__ or module.split(".")[0] in ("gymnasium", "contextlib", "importlib")
 
 
 def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
@@ -1362,12 +1672,12 @@ def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
-def in_one_line(error: Exception) -> str:
+def in_one_line(error: BaseException) -> str:
     """What is wrong; for a missing package, also how to get it."""
     text = " ".join(str(error).split())
     if not text:  # a MemoryError says nothing
         text = type(error).__name__
-    if isinstance(error, ImportError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and error.name:
         text += f" (pip install {error.name})"
     return text
 

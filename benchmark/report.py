@@ -20,6 +20,7 @@ import argparse
 import math
 import os
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable
@@ -167,10 +168,10 @@ def load_results(wanted: study.Study, results: Path = study.RESULTS) -> list[Set
         if path is not None:
             runs_by_setting.setdefault((run.env_id, run.setting), {})[run.seed] = path
     if not runs_by_setting:
-        command = f"python benchmark/sweep.py {wanted.asked_for}"
+        command = ["python", "benchmark/sweep.py", wanted.asked_for]
         if results != study.RESULTS:
-            command += f" --results {results}"
-        raise study.StudyError(f"no run of {wanted.name} is finished: {command}")
+            command += ["--results", str(results)]
+        raise study.StudyError(f"no run of {wanted.name} is finished: {shlex.join(command)}")
 
     groups = []
     for (env_id, setting), paths in runs_by_setting.items():
@@ -192,9 +193,13 @@ def read_evaluations(path: Path) -> pd.Series:
         curve = pd.read_csv(file, index_col="step")["mean"].astype(float)
     except (OSError, ValueError, KeyError) as error:
         raise study.StudyError(f"{file} is damaged: {error}") from None
-    in_order = curve.index.is_monotonic_increasing and curve.index.is_unique
-    if not in_order or curve.empty or curve.index[-1] != run_args(path)["total_timesteps"]:
-        raise study.StudyError(f"{file} is damaged: rows are missing, or too many")
+    args = run_args(path)
+    steps = [*range(0, args["total_timesteps"], args["eval_every"]), args["total_timesteps"]]
+    for step in steps:
+        if step not in curve.index:
+            raise study.StudyError(f"{file} is damaged: the evaluation of step {step} is missing")
+    if list(curve.index) != steps:
+        raise study.StudyError(f"{file} is damaged: it has rows of other steps, or twice the same")
     if not np.isfinite(curve).all():
         raise study.StudyError(f"{file} is damaged: not all means are numbers")
     return curve
@@ -777,6 +782,9 @@ seeds: of five it covers about {coverage} %. All evaluations of a run have the s
 and neighbouring seeds have most of theirs in common. So the intervals do not cover the choice of
 start states: compare settings on the same seeds, as the tables do.
 
+Every run's report names the *commit* that made it. Where none is recorded, commit `d870d46` makes
+the same numbers again: later ones begin every episode with a seed of its own, which changes all.
+
 {thresholds}
 
 The commands "at a glance" leave out the task and the flags of length (`--total-timesteps`,
@@ -864,7 +872,8 @@ def section(wanted: study.Study, groups: list[SettingResults], is_first: bool) -
     if together is not None and len(together) > 1:
         parts += [TOGETHER, markdown(together)]
     link = f"[Every seed, hyperparameters, protocol](results/{wanted.name}/report.md)"
-    parts.append(f"{link}: {finished_of_all(wanted, groups)}.")
+    commits = f"commit: {counted([commit(path) for path in all_paths(groups)])}"
+    parts.append(f"{link}: {finished_of_all(wanted, groups)}; {commits}.")
     return parts
 
 
@@ -932,7 +941,7 @@ def read_command_line() -> argparse.Namespace:
         "study", nargs="?", help="name of a file in benchmark/studies, or a .toml file"
     )
     parser.add_argument(
-        "--results", type=Path, default=study.RESULTS, help="folder of all studies' results"
+        "--results", type=study.path, default=study.RESULTS, help="folder of all studies' results"
     )
     parser.add_argument(
         "--all", action="store_true", help="make every study's report and benchmark/RESULTS.md"

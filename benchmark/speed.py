@@ -83,6 +83,7 @@ class TimedEnv(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, turns: Turns) -> None:
         super().__init__(env)
+        self.renew = getattr(env, "renew", None)  # of our scripts, after a checkpoint
         self.turns = turns
 
     def step(self, action: object) -> tuple:
@@ -364,7 +365,7 @@ def read_command_line() -> argparse.Namespace:
         help="another program (see above)",
     )
     parser.add_argument(
-        "--out", type=Path, default=study.RESULTS / "speed", help="folder for table and CSV"
+        "--out", type=study.path, default=study.RESULTS / "speed", help="folder for table and CSV"
     )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     return parser.parse_args()

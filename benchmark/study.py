@@ -138,6 +138,11 @@ def is_like(value: object, default: object) -> bool:
     return type(value) is type(default)
 
 
+def path(text: str) -> Path:
+    """A path on a command line; the shell leaves the ~ in --results=~/x."""
+    return Path(text).expanduser()
+
+
 # --------------------------------------------------------------------------------- what a run left
 class Identity(NamedTuple):
     """What decides a run's numbers. Runs in which it is equal are the same run."""

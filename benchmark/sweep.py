@@ -63,17 +63,20 @@ REPORT_EVERY = 60  # seconds between two lines on a run where there is no termin
 
 
 # ------------------------------------------------------------------------------------- in a worker
-def train(run: study.Run) -> str:
-    """Trains a run, or the rest of it, to its end. Gives what went wrong, or nothing."""
+def train(run: study.Run, folder: Path) -> str:
+    """Trains a run, or the rest of it, to its end. Gives what went wrong, or nothing.
+
+    `folder`: where the sweep was started; modules with environments of one's own are found there.
+    """
     try:
         run.path.parent.mkdir(parents=True, exist_ok=True)
         with run.log.open("a") as log:
-            return train_until_it_ends(run, log)
+            return train_until_it_ends(run, folder, log)
     except (study.StudyError, OSError) as error:  # a full disk, for example
         return str(error)
 
 
-def train_until_it_ends(run: study.Run, log: TextIO) -> str:
+def train_until_it_ends(run: study.Run, folder: Path, log: TextIO) -> str:
     """Starts the run's process, again if a signal killed it. Gives what went wrong, or nothing."""
     kills = 0
     while kills < MAX_KILLS:
@@ -84,7 +87,7 @@ def train_until_it_ends(run: study.Run, log: TextIO) -> str:
         if options is None:
             return ""
         version = code_version()
-        status = run_process(run, options, log)
+        status = run_process(run, options, folder, log)
         if run.finished():
             save_machine(run.path, version)
             return ""
@@ -137,14 +140,15 @@ def options_to_start(run: study.Run) -> list[str] | None:
     return run.options()
 
 
-def run_process(run: study.Run, options: list[str], log: TextIO) -> int:
+def run_process(run: study.Run, options: list[str], folder: Path, log: TextIO) -> int:
     """Runs a script to its end, its output going into the log. Gives its exit status."""
     note(f"$ python {shlex.join(options)}", log)
-    variables = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", **run.variables}
+    modules = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    variables = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "PYTHONPATH": modules}
     process = subprocess.Popen(
         [sys.executable, "-c", LEASH, *options],
         cwd=study.ROOT,
-        env={**os.environ, **variables},
+        env={**os.environ, **variables, **run.variables},
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
@@ -319,7 +323,7 @@ def sweep(rows: list[Row], cpus: float, gpus: float, console: Console) -> None:
     remote_train = ray.remote(train)
     # max_retries: after the death of a worker or a node, for ever
     task = remote_train.options(num_cpus=cpus, num_gpus=gpus, max_retries=-1)
-    tasks = {task.remote(row.run): row for row in rows}
+    tasks = {task.remote(row.run, Path.cwd()): row for row in rows}
     with Live(console=console, refresh_per_second=1, transient=True) as live:
         last_report = time.monotonic()
         while tasks:
@@ -427,7 +431,7 @@ def read_command_line() -> argparse.Namespace:
     )
     parser.add_argument("study", help="name of a file in benchmark/studies, or a .toml file")
     parser.add_argument(
-        "--results", type=Path, default=study.RESULTS, help="folder of all studies' results"
+        "--results", type=study.path, default=study.RESULTS, help="folder of all studies' results"
     )
     parser.add_argument(
         "--only", default="", help="train the runs whose names this regular expression finds"
@@ -474,10 +478,10 @@ def show_outcome(rows: list[Row], args: argparse.Namespace) -> int:
     failed = [row for row in rows if row.error]
     for row in failed:
         print(f"failed: {row.run}: {row.error}", file=sys.stderr)
-    report = f"python benchmark/report.py {args.study}"
+    report = ["python", "benchmark/report.py", args.study]
     if args.results != study.RESULTS:
-        report += f" --results {shlex.quote(str(args.results))}"
-    print(f"{len(rows) - len(failed)} of {len(rows)} runs trained; now: {report}")
+        report += ["--results", str(args.results)]
+    print(f"{len(rows) - len(failed)} of {len(rows)} runs trained; now: {shlex.join(report)}")
     if failed:
         return 1
     return 0

@@ -125,8 +125,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a run of ddpg_continuous.py")
     parser.add_argument("--out", type=Path, help="file of the picture (default: RUN/learned.png)")
     args = parser.parse_args()
+    run = args.run.expanduser()  # the shell leaves the ~ in --out=~/x
+    out = (args.out or run / "learned.png").expanduser()
     try:
-        draw(args.run).savefig(args.out or args.run / "learned.png", dpi=100)
+        draw(run).savefig(out, dpi=100)
     except (RunError, OSError, ValueError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -34,7 +34,7 @@ TORCH_FILES = (
     "SUFFIX",
     "LIBRARIES",
     "save_weights",
-    "to_tensors",
+    "to_loadable",
     "load_weights",
     "check_weights",
 )

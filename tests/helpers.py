@@ -164,6 +164,14 @@ def load(path):
     return torch.load(path, weights_only=True)
 
 
+def checkpoint_step(run):
+    """The step of a run's last checkpoint; 0 before there is one."""
+    file = run / "checkpoint.pt"
+    if not file.exists():
+        return 0
+    return load(file)["progress"]["step"]
+
+
 def leaves(content):
     """The tensors and numbers in nested containers, in order."""
     if isinstance(content, dict):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import Hostile, change_arguments, refused, snapshot
+from helpers import Hostile, change_arguments, refused, snapshot, summary
 
 import ddpg_continuous as script
 
@@ -65,7 +65,7 @@ def assert_nothing_is_left(folder):
         ("LunarLanderContinuos-v3", ["Did you mean", "LunarLanderContinuous"]),
         ("LunarLanderContinuous-v99", ["LunarLanderContinuous", "v3"]),
         ("Lunar Lander!", ["Malformed", "Lunar Lander!"]),
-        ("", ["Malformed"]),
+        ("", ["--env-id", "empty"]),
         ("CartPole-v1", ["CartPole-v1", "Discrete", "continuous"]),
         ("CarRacing-v3", ["CarRacing-v3", "96", "vector"]),
         ("unsuitable_environments:Dict-v0", ["Dict", "vector", "FlattenObservation"]),
@@ -161,7 +161,7 @@ def test_what_tyro_refuses_has_its_own_message_and_status_2(flags, command, fold
 # -------------------------------------------------------------------------------------- directories
 def test_a_run_directory_that_exists_is_never_written_to(command, run):
     before = snapshot(run)
-    refused(command(*STILL, "--run-name", "run"), "exists", "--run-name", "--resume", "run")
+    refused(command(*STILL, "--run-name", "run"), "holds a run", "--run-name", "--resume", "run")
     assert snapshot(run) == before
 
 
@@ -243,12 +243,17 @@ def test_resume_refuses_other_flags_beside_it_and_names_them(flags, named, comma
     assert snapshot(run) == before
 
 
-@pytest.mark.parametrize("steps", [59, 60])
-def test_resume_refuses_a_total_that_is_not_larger(steps, command, run):
+def test_resume_refuses_a_total_that_is_smaller(command, run):
     before = snapshot(run)
-    result = command("--resume", run, "--total-timesteps", steps)
-    refused(result, "--total-timesteps", str(steps), "60")
+    result = command("--resume", run, "--total-timesteps", 59)
+    refused(result, "--total-timesteps", "59", "60")
     assert snapshot(run) == before
+
+
+def test_the_command_that_lengthens_a_run_may_be_given_twice(command, run):
+    for _ in range(2):
+        assert command("--resume", run, "--total-timesteps", 80)[0] == 0
+        assert summary(run)["steps"] == 80
 
 
 def truncated(run, _):

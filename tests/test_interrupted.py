@@ -15,8 +15,8 @@ from helpers import (
     QUICK,
     arguments,
     change_arguments,
+    checkpoint_step,
     heed_sigint,
-    load,
     refused,
     summary,
     wait_for,
@@ -25,10 +25,6 @@ from helpers import (
 import ddpg_continuous as script
 
 pytestmark = pytest.mark.usefixtures("folder")
-
-
-def checkpoint_step(run):
-    return load(run / "checkpoint.pt")["progress"]["step"]
 
 
 def test_ctrl_c_leaves_plots_and_summary_says_where_they_are_and_the_run_can_go_on(
@@ -40,7 +36,7 @@ def test_ctrl_c_leaves_plots_and_summary_says_where_they_are_and_the_run_can_go_
         *("--run-name", "stopped"),
     )
     process = start(*flags, program=(script.__file__,), preexec_fn=heed_sigint)
-    wait_for((run / "checkpoint.pt").exists, process)
+    wait_for(lambda: checkpoint_step(run) > 0, process)
     for file in run.glob("learning_curve.*"):
         file.unlink()
     process.send_signal(signal.SIGINT)
@@ -61,15 +57,16 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_last_one(
 ):
     replace = os.replace
 
-    def full_from_the_second_checkpoint_on(source, target):
-        if Path(target).name == "checkpoint.pt" and Path(target).exists():
+    def full_from_the_third_checkpoint_on(source, target):
+        is_checkpoint = Path(target).name == "checkpoint.pt"
+        if is_checkpoint and Path(target).exists() and checkpoint_step(run) == 30:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(source))
         replace(source, target)
 
     run = folder / "runs/full"
     flags = (*POINT, "--total-timesteps", 100, "--checkpoint-every", 30, "--eval-every", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", full_from_the_second_checkpoint_on)
+        patch.setattr(os, "replace", full_from_the_third_checkpoint_on)
         result = command(*flags, "--run-name", "full")
     message = refused(result, "step 60:", "No space left", "checkpoint of step 30 is whole")
     assert message.startswith("step 60:")

@@ -470,6 +470,9 @@ DAMAGES = {
     "text": lambda text: text.replace("-150.0", "x"),
     "infinite": lambda text: text.replace("-150.0", "inf"),
     "twice": lambda text: text + text.splitlines(keepends=True)[-1],
+    "an evaluation less": lambda text: "".join(
+        line for i, line in enumerate(text.splitlines(keepends=True)) if i != 3
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from helpers import (
     assert_same_logs,
     assert_same_run,
     change_arguments,
+    checkpoint_step,
     is_same,
     load,
     refused,
@@ -35,7 +36,7 @@ SHORT = (
 )
 WALKER = (
     *("--env-id", "BipedalWalker-v3", *SMALL, "--learning-starts", 350, "--eval-episodes", 1),
-    *("--seed", 11, "--total-timesteps", 500, "--eval-every", 200, "--checkpoint-every", 40),
+    *("--seed", 83, "--total-timesteps", 500, "--eval-every", 200, "--checkpoint-every", 40),
 )
 pytestmark = pytest.mark.usefixtures("folder")
 
@@ -112,15 +113,15 @@ def test_a_run_killed_again_and_again_equals_one_never_killed(command, folder, w
         assert_same_run(folder / "runs/killed", folder / "runs/reference")
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(command, folder, writes):
-    writes.expect(end_at=6)
+def test_a_run_killed_before_its_first_step_or_checkpoint_starts_again(command, folder, writes):
+    writes.expect(end_at=8)
     flags = (*POINT, "--total-timesteps", 130, "--eval-every", 20, "--run-name", "killed")
     with pytest.raises(Killed):
         command(*flags)
     writes.expect()
     evaluations = folder / "runs/killed/evaluations.csv"
     assert len(pd.read_csv(evaluations)) > 1
-    assert not (folder / "runs/killed/checkpoint.pt").exists()
+    assert load(folder / "runs/killed/checkpoint.pt")["progress"]["step"] == 0
     assert command("--resume", "runs/killed")[0] == 0
     steps = [0, 20, 40, 60, 80, 100, 120, 130]
     assert list(pd.read_csv(evaluations)["step"]) == steps
@@ -166,7 +167,7 @@ def test_a_bipedal_walker_killed_by_sigkill_at_various_moments_equals_one_never_
 
     # Before its first checkpoint, after it, and once more at any moment
     kill(start(*WALKER, "--run-name", "killed"), (run / "args.json").exists)
-    kill(start("--resume", run), (run / "checkpoint.pt").exists)
+    kill(start("--resume", run), lambda: checkpoint_step(run) > 0)
     known = set(run.glob("events.*"))
     delay = random.Random().uniform(0, 0.2)
     kill(start("--resume", run), lambda: set(run.glob("events.*")) - known, delay)
@@ -181,7 +182,7 @@ def test_a_run_directory_is_locked_while_a_process_writes_to_it_and_free_once_th
     flags = (*POINT, "--no-anneal", "--eval-every", 200, "--checkpoint-every", 150)
     run = folder / "runs/locked"
     process = start(*flags, "--total-timesteps", 100_000, "--run-name", "locked")
-    wait_for((run / "checkpoint.pt").exists, process)
+    wait_for(lambda: checkpoint_step(run) > 0, process)
     process.send_signal(signal.SIGSTOP)
     before = snapshot(run)
     refused(command("--resume", run), "is in use")
@@ -189,7 +190,7 @@ def test_a_run_directory_is_locked_while_a_process_writes_to_it_and_free_once_th
 
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    total = load(run / "checkpoint.pt")["progress"]["step"] + 200  # for the rest to be short
+    total = checkpoint_step(run) + 200  # for the rest to be short
     change_arguments(run, total_timesteps=total)
     assert command("--resume", run)[0] == 0
     assert command(*flags, "--total-timesteps", total, "--run-name", "reference")[0] == 0

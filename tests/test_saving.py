@@ -1,8 +1,10 @@
 """The two formats of weights: what is saved comes back as it was, and no code in a file runs."""
 
+import enum
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -104,6 +106,58 @@ def test_what_another_script_wrote_is_refused_and_that_script_named(script):
         script.load_weights(Path("weights"))
     with pytest.raises(script.RunError, match=r"content\.json.*another\.py"):
         script.load_json(Path("content.json"))
+
+
+@each_script
+def test_numbers_of_numpy_come_back_as_plain_ones(script):
+    content = {"float": np.float64(0.1), "int": np.int64(3), "bool": np.True_}
+    script.save_weights(Path("file"), content)
+    loaded = script.load_weights(Path("file"))
+    assert_is_same({name: loaded[name] for name in content}, {"float": 0.1, "int": 3, "bool": True})
+
+
+class Enumerated(enum.IntEnum):
+    ONE = 1
+
+
+UNLOADABLE = {
+    "a path": Path("x"),
+    "a set": {1, 2},
+    "a complex number": 1 + 2j,
+    "an object": SimpleNamespace(x=1),
+    "text in an array": np.array(["a", "b"]),
+    "objects in an array": np.array([None, {}]),
+    "a path in a list": [1, [Path("x")]],
+    "a key that is no text": {(1, 2): 3},
+}
+
+
+@each_script
+@pytest.mark.parametrize("kind", UNLOADABLE)
+def test_what_could_not_be_loaded_is_not_written_and_its_place_named(kind, script):
+    file = Path("file")
+    script.save_weights(file, {"old": 1})
+    with pytest.raises(script.RunError, match=r"here.*cannot be saved"):
+        script.save_weights(file, {"new": {"here": UNLOADABLE[kind]}})
+    assert script.load_weights(file)["old"] == 1
+    assert os.listdir() == [file.name]
+
+
+def test_in_an_npz_a_key_has_no_slash_which_would_split_it():
+    with pytest.raises(ddpg_keras.RunError, match="a/b cannot be saved"):
+        ddpg_keras.save_weights(Path("file"), {"a/b": 1})
+
+
+def test_in_a_pt_file_whatever_torch_itself_would_refuse_is_not_written():
+    for value in (Enumerated.ONE, np.array([1.0], ">f4")):
+        with pytest.raises(dqn.RunError, match="cannot be saved"):
+            dqn.save_weights(Path("file"), {"value": value})
+    arrays = {"reversed": np.arange(3)[::-1], "list": [np.eye(2), (1, 2)]}
+    dqn.save_weights(Path("file"), arrays)
+    loaded = dqn.load_weights(Path("file"))
+    assert loaded["reversed"].tolist() == [2, 1, 0]
+    assert loaded["list"][0].tolist() == [[1, 0], [0, 1]]
+    assert loaded["list"][1] == (1, 2)
 
 
 def test_arrays_in_an_npz_have_the_names_that_lead_to_them():

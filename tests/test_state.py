@@ -46,7 +46,7 @@ def test_all_that_changes_during_training_is_in_the_checkpoint(script):
     assert len(found) >= 2
     for restored, not_restored in zip(found, found_without, strict=True):
         assert restored == []
-        assert names(not_restored) == {"agent", "replay", "rng", "env", "progress"}
+        assert names(not_restored) == {"agent", "replay", "rng", "progress"}
 
 
 # ---------------------------------------------------- the test sees what is missing in a checkpoint
@@ -103,22 +103,10 @@ def copy_the_generator(script, monkeypatch):
     return "training.rng (shared)"
 
 
-def keep_the_environment(script, monkeypatch):
-    """The run goes on in the environment that it has used."""
-    monkeypatch.setattr(script.Training, "replace_env", lambda training, _: training.env)
-    return "training.env.env"
-
-
 @each_script
 @pytest.mark.parametrize(
     "change",
-    [
-        add_priorities,
-        add_a_running_mean,
-        forget_the_optimisers,
-        copy_the_generator,
-        keep_the_environment,
-    ],
+    [add_priorities, add_a_running_mean, forget_the_optimisers, copy_the_generator],
 )
 def test_what_changes_and_is_not_restored_is_found(change, script, monkeypatch):
     path = change(script, monkeypatch)

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
 import study
-from helpers import LOGS, assert_same_logs, heed_sigint, pretend, refused
+from helpers import LOGS, assert_same_logs, checkpoint_step, heed_sigint, pretend, refused
 
 pytest.importorskip("ray")  # both are in requirements-dev.txt
 pytest.importorskip("rich")
@@ -154,7 +155,7 @@ def wait_for(condition, process=None, seconds=120):
 
 def wait_for_checkpoint(path, process):
     """Waits until a run is going and has a checkpoint: the pids of its process and its worker."""
-    wait_for(lambda: (path / "checkpoint.pt").exists() and writers(path), process)
+    wait_for(lambda: checkpoint_step(path) > 0 and writers(path), process)
     return writers(path)[0]
 
 
@@ -296,7 +297,7 @@ def replace_process(monkeypatch, code):
 
 def test_a_run_that_signals_kill_again_and_again_has_failed(file, tmp_path, monkeypatch):
     replace_process(monkeypatch, "import os; os.kill(os.getpid(), 9)")
-    assert sweep.train(first_run(file, tmp_path)) == "killed 3 times, at last by signal 9"
+    assert sweep.train(first_run(file, tmp_path), tmp_path) == "killed 3 times, at last by signal 9"
 
 
 @pytest.mark.parametrize("left", [[], [".lock"], [".lock", "args.json.new"]])
@@ -306,7 +307,7 @@ def test_a_run_killed_before_its_first_file_begins_again(left, file, tmp_path, m
     run.path.mkdir(parents=True)
     for name in left:
         (run.path / name).touch()
-    assert sweep.train(run) == "exit status 3"
+    assert sweep.train(run, tmp_path) == "exit status 3"
     assert "--resume" not in log_of(run.path)
     assert not run.path.exists()
 
@@ -316,7 +317,7 @@ def test_nothing_that_is_not_the_sweeps_own_is_ever_deleted(file, tmp_path, monk
     run = first_run(file, tmp_path)
     run.path.mkdir(parents=True)
     (run.path / "notes.txt").write_text("mine")
-    assert sweep.train(run) == "exit status 3"
+    assert sweep.train(run, tmp_path) == "exit status 3"
     assert (run.path / "notes.txt").read_text() == "mine"
 
 
@@ -326,8 +327,28 @@ def test_a_run_that_another_sweep_has_begun_meanwhile_is_waited_for(file, tmp_pa
     answers = iter([False, True, False, False])
     monkeypatch.setattr(sweep, "is_locked", lambda path: next(answers))
     run = first_run(file, tmp_path)
-    assert sweep.train(run) == "exit status 2"
+    assert sweep.train(run, tmp_path) == "exit status 2"
     assert log_of(run.path).count("$ python") == 2
+
+
+def test_a_run_finds_an_environment_of_ones_own_in_the_folder_where_the_sweep_was_started(
+    file, tmp_path, monkeypatch
+):
+    replace_process(monkeypatch, "import my_environments")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "my_environments.py").touch()
+    run = first_run(file, tmp_path)
+    assert sweep.train(run, tmp_path) == "exit status 1"
+    assert sweep.train(run, tmp_path / "here") == "it ended before its last step"
+
+
+def test_what_to_do_next_can_be_pasted_into_a_shell(tmp_path, capsys):
+    study_file = tmp_path / "my studies" / "small.toml"
+    args = SimpleNamespace(study=str(study_file), results=tmp_path / "my results")
+    assert sweep.show_outcome([], args) == 0
+    command = capsys.readouterr().out.partition("now: ")[2]
+    words = ["python", "benchmark/report.py", str(study_file), "--results", str(args.results)]
+    assert shlex.split(command) == words
 
 
 def test_a_directory_is_locked_while_somebody_holds_its_lock(tmp_path):
@@ -345,17 +366,17 @@ def test_a_run_that_ends_as_another_one_has_failed_and_says_why(file, tmp_path, 
     replace_process(monkeypatch, "")
     run = first_run(file, tmp_path)
     monkeypatch.setattr(study.Run, "other_arguments", lambda self: "env_id B instead of A")
-    assert "env_id B instead of A" in sweep.train(run)
+    assert "env_id B instead of A" in sweep.train(run, tmp_path)
 
 
 def test_a_run_that_ends_too_early_has_failed(file, tmp_path, monkeypatch):
     replace_process(monkeypatch, "")
-    assert sweep.train(first_run(file, tmp_path)) == "it ended before its last step"
+    assert sweep.train(first_run(file, tmp_path), tmp_path) == "it ended before its last step"
 
 
 def test_what_goes_wrong_in_a_worker_is_said(file, tmp_path):
     (tmp_path / "res").write_text("a file")
-    assert str(tmp_path / "res") in sweep.train(first_run(file, tmp_path))
+    assert str(tmp_path / "res") in sweep.train(first_run(file, tmp_path), tmp_path)
 
 
 def test_a_finished_run_notes_its_machine_and_the_version_it_was_started_from(
@@ -366,12 +387,12 @@ def test_a_finished_run_notes_its_machine_and_the_version_it_was_started_from(
     monkeypatch.setattr(sweep, "code_version", lambda: next(changing))
     run = first_run(file, tmp_path)
 
-    def finish(run, options, log):
+    def finish(run, options, folder, log):
         pretend(run)
         return 0
 
     monkeypatch.setattr(sweep, "run_process", finish)
-    assert sweep.train(run) == ""
+    assert sweep.train(run, tmp_path) == ""
     machine = json.loads((run.path / "machine.json").read_text())
     assert machine == {**sweep.hardware(), "commit": "a", "clean": True}
 
@@ -497,7 +518,7 @@ def test_a_directory_with_a_run_of_other_arguments_is_refused_and_left_alone(
     run = first_run(file, tmp_path)
     before = {path.name: path.read_bytes() for path in run.path.iterdir()}
     assert not run.finished()
-    assert "batch_size 8 instead of 9" in sweep.train(run)
+    assert "batch_size 8 instead of 9" in sweep.train(run, tmp_path)
     refused(main(file), str(run.path), "batch_size 8 instead of 9", "--results")
     (run.path / ".lock").unlink()
     assert {path.name: path.read_bytes() for path in run.path.iterdir()} == before

@@ -9,9 +9,8 @@ import numpy as np
 class Point(gym.Env):
     """A point that is pushed along a line.
 
-    Like a Box2D world, it remembers something across its resets: its `drift`. From the step
-    `fault_at` of all Points together, the reward or the observation is the given one; with
-    `in_evaluation`, only in episodes that an evaluation has begun.
+    From the step `fault_at` of all Points together, the reward or the observation is the given one;
+    with `in_evaluation`, only in episodes that an evaluation has begun.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -34,13 +33,13 @@ class Point(gym.Env):
         self.faulty_observation = observation
         self.in_evaluation = in_evaluation
         self.render_mode = render_mode
-        self.drift = 0.0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.x = self.np_random.uniform(-1, 1)
         self.age = 0
-        is_evaluation = seed is not None and seed >= 1_000_000
+        self.drift = 0.0
+        is_evaluation = seed is not None and 1_000_000 <= seed < 1_001_000
         self.may_fail = is_evaluation or not self.in_evaluation
         return np.float32([self.x, self.drift]), {}
 

@@ -1,0 +1,468 @@
+"""Small environments, each with one habit that people's own environments have.
+
+Their ids are odd_environments:NAME-v0. What becomes of each: test_odd_environments.py.
+"""
+
+import subprocess
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+V3 = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+A1 = spaces.Box(-1, 1, (1,), np.float32)
+
+
+class Base(gym.Env):
+    """Ten steps, then the time limit (its own); observation (3,), action (1,)."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    observation_space = V3
+    action_space = A1
+    limit = 10
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def obs(self):
+        return self.np_random.standard_normal(3).astype(np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.obs(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.obs(), float(-abs(np.sum(action))), False, self.t >= self.limit, {}
+
+    def render(self):
+        return np.zeros((64, 64, 3), np.uint8)
+
+
+def register(cls, id=None, **kwargs):
+    gym.register(f"{id or cls.__name__}-v0", cls, **kwargs)
+    return cls
+
+
+register(Base)
+
+
+@register
+class Endless(Base):  # a continuing task: never terminates, registered without max_episode_steps
+    limit = np.inf
+
+
+@register
+class NoRenderArgument(Base):  # a constructor that takes nothing
+    def __init__(self):
+        pass
+
+
+@register
+class OldReset(Base):  # gym < 0.26: reset() without seed, one value
+    def reset(self):
+        self.t = 0
+        return np.zeros(3, np.float32)
+
+
+@register
+class OldStep(Base):  # gym < 0.26: four values
+    def step(self, action):
+        o, r, _, d, i = super().step(action)
+        return o, r, d, i
+
+
+@register
+class ResetNoInfo(Base):  # new signature, returns the observation alone
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+@register
+class LegacyRandom(Base):  # np_random is a RandomState
+    def reset(self, *, seed=None, options=None):
+        if seed is not None or self._np_random is None:
+            self.np_random = np.random.RandomState(seed)
+        self.t = 0
+        return self.obs(), {}
+
+
+@register
+class Twister(Base):  # a Generator, but not on PCG64
+    def reset(self, *, seed=None, options=None):
+        if seed is not None or self._np_random is None:
+            self.np_random = np.random.Generator(np.random.MT19937(seed))
+        self.t = 0
+        return self.obs(), {}
+
+
+@register
+class GlobalRandom(Base):  # draws from np.random, ignores the seed
+    def obs(self):
+        return np.random.standard_normal(3).astype(np.float32)  # noqa: NPY002
+
+
+@register
+class OwnRandom(Base):  # its own generator, seeded by reset(seed)
+    def reset(self, *, seed=None, options=None):
+        if seed is not None or not hasattr(self, "rng"):
+            self.rng = np.random.default_rng(seed)
+        self.t = 0
+        return self.obs(), {}
+
+    def obs(self):
+        return self.rng.standard_normal(3).astype(np.float32)
+
+
+@register
+class Curriculum(Base):  # gets harder with every episode that it has seen
+    level = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.level = self.level + 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        o, _, a, b, i = super().step(action)
+        return o, float(self.level), a, b, i
+
+
+OPEN = []
+CLOSED = []
+
+
+@register
+class OneAtATime(
+    Base
+):  # a simulator on a port: a second instance is refused while the first is open
+    def __init__(self, render_mode=None):
+        if OPEN:
+            raise RuntimeError("address already in use")
+        self.render_mode = render_mode
+        OPEN.append(self)
+
+    def close(self):
+        if self in OPEN:
+            OPEN.remove(self)
+
+
+@register
+class Closes(Base):  # fails when it is closed
+    def close(self):
+        CLOSED.append(self)
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+
+CHILDREN = []
+
+
+@register
+class Spawns(Base):  # a simulator in a process of its own, ended by close()
+    def __init__(self, render_mode=None):
+        self.process = subprocess.Popen(["sleep", "600"])
+        CHILDREN.append(self.process)
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+@register
+class Raises(Base):  # fails in the middle of the training
+    steps = 0
+
+    def step(self, action):
+        Raises.steps += 1
+        if Raises.steps > 150:
+            raise RuntimeError("simulation became unstable")
+        return super().step(action)
+
+
+@register
+class RaisesOSError(Raises):
+    def step(self, action):
+        Raises.steps += 1
+        if Raises.steps > 150:
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return Base.step(self, action)
+
+
+@register
+class Integers(Base):  # an integer Box of actions: 0 .. 10
+    action_space = spaces.Box(0, 10, (2,), np.int32)
+
+    def step(self, action):
+        o, _, a, b, i = super().step(action)
+        table = list(range(11))
+        return o, float(table[action[0]] + table[action[1]]), a, b, i
+
+
+@register
+class WrongShape(Base):  # declares (3,), returns (3, 1)
+    def obs(self):
+        return super().obs().reshape(3, 1)
+
+
+@register
+class WrongSize(Base):  # declares (3,), returns (4,)
+    def obs(self):
+        return np.zeros(4, np.float32)
+
+
+@register
+class ScalarObservation(Base):  # declares (1,), returns a number
+    observation_space = spaces.Box(-1, 1, (1,))
+
+    def obs(self):
+        return float(self.np_random.uniform(-1, 1))
+
+
+@register
+class ColumnObservation(Base):  # declares (1,), returns (1, 1)
+    observation_space = spaces.Box(-1, 1, (1,))
+
+    def obs(self):
+        return np.array([[self.np_random.uniform(-1, 1)]], np.float32)
+
+
+@register
+class RewardVector(Base):  # reward of shape (1,)
+    def step(self, action):
+        o, r, a, b, i = super().step(action)
+        return o, np.array([r]), a, b, i
+
+
+@register
+class RewardNone(Base):
+    def step(self, action):
+        o, _, a, b, i = super().step(action)
+        return o, None, a, b, i
+
+
+@register
+class RewardTwo(Base):  # a reward per objective
+    def step(self, action):
+        o, r, a, b, i = super().step(action)
+        return o, np.array([r, r]), a, b, i
+
+
+@register
+class RewardText(Base):
+    def step(self, action):
+        o, _, a, b, i = super().step(action)
+        return o, "high", a, b, i
+
+
+@register
+class Options(Base):  # reset() needs options
+    def reset(self, *, seed=None, options=None):
+        self.goal = options["goal"]
+        return super().reset(seed=seed)
+
+
+@register
+class DoneVector(Base):
+    def step(self, action):
+        o, r, a, b, i = super().step(action)
+        return o, r, np.array([a]), np.array([b]), i
+
+
+@register
+class Zero(Base):  # observes nothing: a bandit
+    observation_space = spaces.Box(-1, 1, (0,))
+
+    def obs(self):
+        return np.zeros(0, np.float32)
+
+
+@register
+class ZeroDim(Base):  # 0-d spaces
+    observation_space = spaces.Box(-1, 1, ())
+
+    def obs(self):
+        return np.float32(0)
+
+
+@register
+class ZeroDimAction(Base):
+    action_space = spaces.Box(-1, 1, ())
+
+
+@register
+class Bytes(Base):  # uint8 memory
+    observation_space = spaces.Box(0, 255, (128,), np.uint8)
+
+    def obs(self):
+        return self.np_random.integers(0, 256, 128, np.uint8)
+
+
+@register
+class Big(Base):  # finite in float64, infinite in float32
+    def obs(self):
+        return np.full(3, 1e39)
+
+
+@register
+class Timestamps(Base):  # float64 that float32 cannot tell apart
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float64)
+
+    def obs(self):
+        return 1.7e9 + self.np_random.uniform(0, 50, 3)
+
+
+@register
+class HugeAction(Base):  # "unbounded" written as the largest float32
+    action_space = spaces.Box(np.finfo(np.float32).min, np.finfo(np.float32).max, (1,))
+
+    def step(self, action):
+        assert np.isfinite(action).all(), action
+        return super().step(action)
+
+
+@register
+class Asymmetric(Base):
+    action_space = spaces.Box(np.array([0, -2, 5], np.float32), np.array([1, 8, 5], np.float32))
+
+    def step(self, action):
+        assert self.action_space.contains(action), (action, action.dtype)
+        return super().step(action)
+
+
+@register
+class Needs(Base):  # a package that is not installed, imported in the constructor
+    def __init__(self, render_mode=None):
+        import package_that_is_not_installed  # noqa: F401
+
+
+gym.register("NeedsUnversioned", Needs)
+gym.register("Two-v1", Base)
+gym.register("Two-v0", Needs)  # its package is missing, and there is a newer version
+gym.register("Newer-v1", Base)  # there is no version 0
+
+
+@register
+class NoFps(Base):
+    metadata = {"render_modes": ["rgb_array"]}
+
+
+@register
+class NoMetadata(Base):
+    metadata = {}
+
+
+@register
+class OldMetadata(Base):  # the names of gym < 0.26
+    metadata = {"render.modes": ["human", "rgb_array"], "video.frames_per_second": 30}
+
+
+@register
+class RenderNone(Base):
+    def render(self):
+        return None
+
+
+@register
+class Prints(Base):  # chats on stdout
+    def reset(self, *, seed=None, options=None):
+        print("resetting…")
+        return super().reset(seed=seed)
+
+
+def normalised(render_mode=None):
+    from gymnasium.wrappers import NormalizeObservation
+
+    env = Shifted(render_mode)
+    return NormalizeObservation(env)
+
+
+class Shifted(
+    Base
+):  # observations around 1000 ± 100; reward for an action that follows the first of them
+    limit = 20
+
+    def obs(self):
+        self.x = self.np_random.standard_normal(3)
+        return (1000 + 100 * self.x).astype(np.float32)
+
+    def step(self, action):
+        r = -((float(action[0]) - np.tanh(self.x[0])) ** 2)
+        self.t += 1
+        return self.obs(), float(r), False, self.t >= self.limit, {}
+
+
+gym.register("Normalised-v0", normalised)
+gym.register("Shifted-v0", Shifted)
+
+
+gym.register("Threshold-v0", Base, reward_threshold=np.float64(-5))
+gym.register("Limited-v0", Endless, max_episode_steps=10)
+gym.register("LimitedByNumpy-v0", Endless, max_episode_steps=np.int64(10))
+gym.register("Checked-v0", Base, disable_env_checker=True, order_enforce=False)
+gym.register("WrongEntry-v0", "no_such_module:Env")
+gym.register("WrongClass-v0", "odd_environments:NoSuchClass")
+gym.register("Kwargs-v0", Base, kwargs={"unknown": 1})
+
+
+# -------------------------------------------------------------------------------------- for dqn.py
+@register
+class D(Base):
+    action_space = spaces.Discrete(3)
+
+
+@register
+class DNegative(Base):
+    action_space = spaces.Discrete(3, start=-1)
+
+    def step(self, action):
+        assert action in (-1, 0, 1), action
+        return super().step(action)
+
+
+@register
+class DStrict(Base):  # insists on a Python int
+    action_space = spaces.Discrete(3)
+
+    def step(self, action):
+        assert isinstance(action, int), type(action)
+        return super().step(action)
+
+
+@register
+class DMulti(Base):
+    action_space = spaces.MultiDiscrete([3, 2])
+
+
+@register
+class DBinary(Base):
+    action_space = spaces.MultiBinary(3)
+
+
+@register
+class DDiscreteObservation(Base):
+    observation_space = spaces.Discrete(5)
+    action_space = spaces.Discrete(2)
+
+    def obs(self):
+        return int(self.np_random.integers(5))
+
+
+@register
+class DTuple(Base):
+    observation_space = spaces.Tuple((V3, V3))
+    action_space = spaces.Discrete(2)
+
+    def obs(self):
+        return (super().obs(), super().obs())
+
+
+@register
+class DMasked(Base):  # some actions are not allowed now; says so in info
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {"action_mask": np.array([1, 0, 1], np.int8)}
+
+    def step(self, action):
+        o, r, a, b, _ = super().step(action)
+        return o, r, a, b, {"action_mask": np.array([1, 0, 1], np.int8)}

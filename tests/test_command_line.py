@@ -1,0 +1,186 @@
+"""One rule for every path, flag, stream and signal of the command line."""
+
+import contextlib
+import io
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+from helpers import (
+    POINT,
+    change_arguments,
+    checkpoint_step,
+    heed_sigint,
+    process_variables,
+    refused,
+    snapshot,
+    summary,
+    wait_for,
+)
+
+import ddpg_continuous as script
+
+pytestmark = pytest.mark.usefixtures("folder")
+FLAGS = (*POINT, "--total-timesteps", 60, "--eval-every", 30)
+
+
+# -------------------------------------------------------------------------------------------- paths
+def test_the_home_folder_is_meant_by_a_tilde_in_every_path(command, folder, monkeypatch):
+    """The shell leaves it in --runs-dir=~/x."""
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    assert command(*FLAGS, "--runs-dir=~/x", "--run-name", "run")[0] == 0
+    run = folder / "home/x/run"
+    assert {"args.json", "episodes.csv", "best.pt"} <= {file.name for file in run.iterdir()}
+    assert command("--resume=~/x/run", "--total-timesteps", "80")[0] == 0
+    assert summary(run)["steps"] == 80
+    assert command("--evaluate=~/x/run/best.pt", "--eval-episodes", "1")[0] == 0
+    assert [path.name for path in folder.iterdir()] == ["home"]
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--evaluate", "--runs-dir", "--run-name", "--env-id"])
+def test_an_empty_value_as_of_an_unset_variable_trains_nothing(flag, command, folder):
+    refused(command(*FLAGS, flag, ""), flag, "empty")
+    assert not list(folder.iterdir())
+
+
+def test_a_folder_without_a_run_is_no_run_whichever_flag_names_it(command, folder):
+    (folder / "runs/notes").mkdir(parents=True)
+    (folder / "runs/notes/notes.txt").write_text("mine")
+    before = snapshot(folder)
+    message = refused(command("--resume", "runs/notes"), "runs/notes holds no run", "args.json")
+    assert "--run-name" not in message
+    message = refused(command(*FLAGS, "--run-name", "notes"), "notes exists", "holds no run")
+    assert "--resume" not in message
+    assert snapshot(folder) == before
+
+
+def test_an_empty_folder_or_one_of_a_run_killed_at_once_is_taken(command, folder):
+    for name in ("empty", "killed"):
+        (folder / "runs" / name).mkdir(parents=True)
+    (folder / "runs/killed/.lock").touch()
+    for name in ("empty", "killed"):
+        assert command(*FLAGS, "--run-name", name)[0] == 0
+
+
+def test_a_file_in_the_place_of_the_run_is_refused(command, folder):
+    (folder / "runs").mkdir()
+    (folder / "runs/run").write_text("mine")
+    refused(command(*FLAGS, "--run-name", "run"), "run exists")
+    assert (folder / "runs/run").read_text() == "mine"
+
+
+# ---------------------------------------------------------------------------------------- args.json
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_sizes", [16.0, 16]),
+        ("hidden_sizes", [16]),
+        ("hidden_sizes", 16),
+        ("total_timesteps", 60.0),
+        ("total_timesteps", None),
+        ("batch_size", "8"),
+        ("device", "gpu"),
+        ("noise", "foo"),
+        ("norm", None),
+        ("anneal", "false"),
+        ("gamma", "0.99"),
+        ("env_id", 3),
+        ("run_name", 7),
+    ],
+)
+def test_an_args_json_edited_by_hand_is_held_to_the_types_that_args_declares(
+    name, value, command, folder
+):
+    assert command(*FLAGS, "--run-name", "run")[0] == 0
+    change_arguments(folder / "runs/run", **{name: value})
+    before = snapshot(folder / "runs/run")
+    refused(command("--resume", "runs/run"), "args.json", name)
+    assert snapshot(folder / "runs/run") == before
+
+
+def test_an_integer_where_args_declares_a_float_is_accepted(command, folder):
+    assert command(*FLAGS, "--run-name", "run")[0] == 0
+    change_arguments(folder / "runs/run", gamma=1)
+    assert command("--resume", "runs/run")[0] == 0
+
+
+# ---------------------------------------------------------------------------------- flags, evaluate
+def test_flags_at_their_defaults_are_allowed_beside_evaluate(command):
+    assert command(*FLAGS, "--run-name", "run")[0] == 0
+    flags = ("--eval-episodes", 1, "--no-render", "--no-capture-video")
+    assert command("--evaluate", "runs/run/best.pt", *flags)[0] == 0
+
+
+# ------------------------------------------------------------------------------------------ streams
+def test_a_notebooks_stdout_without_reconfigure_will_do(command):
+    stdout = io.StringIO()
+    assert not hasattr(stdout, "reconfigure")
+    with contextlib.redirect_stdout(stdout):
+        assert command(*FLAGS)[0] == 0
+    assert "finished after 60 steps" in stdout.getvalue()
+
+
+def in_a_shell(folder, flags, rest):
+    """Runs the script's file by a line of a shell: exit status, stdout, stderr."""
+    line = shlex.join([sys.executable, script.__file__, *map(str, flags)])
+    done = subprocess.run(
+        ["bash", "-c", f"{line} {rest}"],
+        cwd=folder,
+        env=process_variables(),
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_a_closed_stream_is_no_reason_to_fail_and_nothing_is_printed_into_a_file(closed, folder):
+    status, _, err = in_a_shell(folder, (*FLAGS, "--run-name", "run"), closed)
+    assert (status, err) == (0, "")
+    assert summary(folder / "runs/run")["steps"] == 60
+    assert (folder / "runs/run/episodes.csv").read_text().startswith("step,episode,")
+
+
+def test_help_that_nobody_reads_to_its_end_leaves_no_traceback(folder):
+    _, out, err = in_a_shell(folder, ("--help",), "| head -1")
+    assert out
+    assert err == ""
+
+
+# ------------------------------------------------------------------------------------------ signals
+def test_ctrl_c_while_the_libraries_are_imported_leaves_no_traceback(start, folder):
+    slow = "open('importing', 'w').close(); import time; time.sleep(60)"
+    (folder / "typeguard.py").write_text(slow)  # imported after torch
+    process = start(
+        program=(script.__file__,),
+        variables={"PYTHONPATH": str(folder)},
+        preexec_fn=heed_sigint,
+    )
+    wait_for((folder / "importing").exists, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err) == (-signal.SIGINT, "")
+
+
+def test_sigterm_does_what_ctrl_c_does_and_exits_with_143(start, command, folder):
+    run = folder / "runs/stopped"
+    flags = (
+        *(*POINT, "--total-timesteps", 1500, "--eval-every", 700, "--checkpoint-every", 1000),
+        *("--run-name", "stopped"),
+    )
+    process = start(*flags, program=(script.__file__,))
+    wait_for(lambda: checkpoint_step(run) > 0, process)
+    for file in run.glob("learning_curve.*"):
+        file.unlink()
+    process.terminate()
+    out, err = process.communicate()
+    assert (process.returncode, err) == (143, "")
+    last_line = out.splitlines()[-1]
+    steps = int(re.search(r"stopped after (\d+) steps: .*stopped$", last_line)[1])
+    assert summary(run)["steps"] == steps
+    assert (run / "learning_curve.png").exists()
+    assert command("--resume", run)[0] == 0
+    assert summary(run)["steps"] == 1500

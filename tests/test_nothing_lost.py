@@ -1,0 +1,158 @@
+"""What is on disk is never lost: what a resume, a plot or somebody's hand could spoil."""
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+from helpers import (
+    POINT,
+    Killed,
+    assert_same_logs,
+    assert_same_run,
+    checkpoint_step,
+    load,
+    refused,
+    snapshot,
+    summary,
+)
+
+import ddpg_continuous as script
+
+pytestmark = pytest.mark.usefixtures("folder")
+FLAGS = (
+    *(*POINT, "--total-timesteps", 130, "--eval-every", 50, "--checkpoint-every", 60),
+    *("--no-anneal", "--run-name", "run"),
+)
+
+
+@pytest.fixture
+def run(command, folder):
+    """The directory of a finished run."""
+    assert command(*FLAGS)[0] == 0
+    return folder / "runs/run"
+
+
+# -------------------------------------------------------------------------------------- checkpoints
+def test_results_without_a_checkpoint_are_refused_and_left_as_they_are(command, run):
+    (run / "checkpoint.pt").unlink()
+    before = snapshot(run)
+    refused(command("--resume", run), "run has results", "no checkpoint", "--run-name")
+    assert snapshot(run) == before
+
+
+def test_a_run_that_is_shorter_than_a_checkpoints_distance_can_be_lengthened(command, folder):
+    flags = (*FLAGS, "--checkpoint-every", 10_000)
+    assert command(*flags)[0] == 0
+    run = folder / "runs/run"
+    assert checkpoint_step(run) == 0
+    assert load(run / "checkpoint.pt")["progress"]["step"] == 0
+    assert command("--resume", run, "--total-timesteps", 200)[0] == 0
+    flags = (*flags, "--total-timesteps", 200, "--run-name", "reference")
+    assert command(*flags)[0] == 0
+    assert_same_logs(run, folder / "runs/reference")
+
+
+def test_a_run_killed_before_its_first_results_begins_again(command, folder, monkeypatch):
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "write_checkpoint", killed)
+        with pytest.raises(Killed):
+            command(*FLAGS)
+    assert not (folder / "runs/run/checkpoint.pt").exists()
+    assert command("--resume", "runs/run")[0] == 0
+    assert command(*FLAGS, "--run-name", "reference")[0] == 0
+    assert_same_run(folder / "runs/run", folder / "runs/reference")
+
+
+# --------------------------------------------------------------------------------------------- logs
+def shortened(log):
+    log.write_bytes(log.read_bytes()[:-200])
+
+
+def with_a_spreadsheets_line_ends(log):
+    log.write_bytes(log.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def with_other_numbers(log):
+    log.write_bytes(log.read_bytes().replace(b"1", b"2", 1))
+
+
+def emptied(log):
+    log.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "change", [shortened, with_a_spreadsheets_line_ends, with_other_numbers, emptied]
+)
+@pytest.mark.parametrize("name", ["episodes.csv", "evaluations.csv"])
+def test_a_log_that_somebody_changed_is_neither_cut_nor_extended(name, change, command, run):
+    change(run / name)
+    before = snapshot(run)
+    refused(command("--resume", run, "--total-timesteps", 200), name, "changed", "put it back")
+    assert snapshot(run) == before
+
+
+def test_a_log_that_is_missing_is_named(command, run):
+    (run / "episodes.csv").unlink()
+    before = snapshot(run)
+    refused(command("--resume", run), "episodes.csv is missing")
+    assert snapshot(run) == before
+
+
+def test_without_tensorboards_files_a_run_goes_on(command, run):
+    """They only repeat the CSVs."""
+    for file in run.glob("events.*"):
+        file.unlink()
+    assert command("--resume", run, "--total-timesteps", 200)[0] == 0
+    assert pd.read_csv(run / "evaluations.csv")["step"].tolist() == [0, 50, 100, 150, 200]
+
+
+# -------------------------------------------------------------------------------------- other files
+def test_a_plot_that_fails_ends_no_training(command, folder, monkeypatch):
+    def plot(*_):
+        raise ValueError("no font")
+
+    monkeypatch.setattr(script, "plot", plot)
+    status, out, _ = command(*FLAGS)
+    assert status == 0
+    assert "no learning curve: no font" in out
+    assert summary(folder / "runs/run")["steps"] == 130
+
+
+def test_best_weights_that_somebody_moves_away_end_no_training(command, folder, monkeypatch):
+    after_episode = script.Run.after_episode
+
+    def moving(run):
+        after_episode(run)
+        (run.path / "best.pt").unlink(missing_ok=True)
+
+    monkeypatch.setattr(script.Run, "after_episode", moving)
+    assert command(*FLAGS)[0] == 0
+    monkeypatch.setattr(script.Run, "after_episode", after_episode)
+    assert command("--resume", "runs/run", "--total-timesteps", 200)[0] == 0
+
+
+# ----------------------------------------------------------------------------------------- versions
+def test_a_resume_with_other_versions_says_so_once_and_keeps_the_old_ones(
+    command, run, folder, monkeypatch
+):
+    began_with = json.loads((run / "args.json").read_text())["versions"]
+    shutil.copytree(run, folder / "runs/copy")
+    _, out, _ = command("--resume", "runs/copy", "--total-timesteps", 140)
+    assert "other versions" not in out
+    assert "resumed" not in json.loads((folder / "runs/copy/args.json").read_text())
+
+    monkeypatch.setattr(script.np, "__version__", "9.9.9")
+    _, out, _ = command("--resume", run, "--total-timesteps", 140)
+    (line,) = [line for line in out.splitlines() if "other versions" in line]
+    assert f"numpy 9.9.9 instead of {began_with['numpy']}" in line
+    _, out, _ = command("--resume", run, "--total-timesteps", 150)
+    assert "other versions" not in out
+    content = json.loads((run / "args.json").read_text())
+    assert content["versions"] == began_with
+    (resumed,) = content["resumed"]
+    assert resumed["step"] == 120
+    assert resumed["versions"]["numpy"] == "9.9.9"
