@@ -321,14 +321,14 @@ def compiled(function: Callable, variables: list[keras.Variable]) -> Callable:
         return backend.function(function, autograph=False, jit_compile=True)
 
     # JAX compiles functions without side effects only: values go in, new values come out
-    def pure(values: list[Tensor], *inputs: Tensor) -> tuple:
+    def pure(values: list[Tensor], *inputs: Tensor | list[Tensor]) -> tuple:
         with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
             result = function(*inputs)
         return result, [scope.get_current_value(variable) for variable in variables]
 
     graph = backend.jit(pure, donate_argnums=0)  # new values may take the memory of the old ones
 
-    def call(*inputs: Tensor) -> Tensor | list[Tensor]:
+    def call(*inputs: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         result, new_values = graph([variable.value for variable in variables], *inputs)
         assign(variables, new_values)
         return result
@@ -390,29 +390,18 @@ class DDPG:
 
         `learning_rate_scale`: factor on both learning rates.
         """
-        inputs = [*batch, np.float32(learning_rate_scale)]
-        metrics = self.compiled_update(*[keras.ops.convert_to_tensor(x) for x in inputs])
-        names = [
-            "critic_loss",
-            "actor_loss",
-            "q",
-            "saturation",
-        ]  # in the CSV's order; JAX would sort a dict
+        scale = keras.ops.convert_to_tensor(np.float32(learning_rate_scale))
+        batch = [keras.ops.convert_to_tensor(x) for x in batch]
+        metrics = self.compiled_update(batch, scale)
+        names = ["critic_loss", "actor_loss", "q", "saturation"]  # JAX would sort a dict
         return dict(zip(names, metrics, strict=True))
 
-    def learn(
-        self,
-        s: Tensor,  # (N, S)
-        a: Tensor,  # (N, A)
-        r: Tensor,  # (N, 1)
-        terminated: Tensor,  # (N, 1)
-        next_s: Tensor,  # (N, S)
-        learning_rate_scale: Tensor,  # ()
-    ) -> list[Tensor]:
+    def learn(self, batch: list[Tensor], learning_rate_scale: Tensor) -> list[Tensor]:
         """What update() has compiled: the whole update. Its effects: assign and apply."""
         args = self.args
         self.critic_optimizer.learning_rate.assign(learning_rate_scale * args.critic_learning_rate)
         self.actor_optimizer.learning_rate.assign(learning_rate_scale * args.actor_learning_rate)
+        s, a, r, terminated, next_s = batch
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # `terminated`, not `done`: a time limit ends the episode, but not the task.

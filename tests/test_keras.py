@@ -98,8 +98,8 @@ def numbers(metrics):
 
 def uncompiled(agent, batch, scale=1.0):
     """The update, line by line, so that what it calls can be watched: its metrics."""
-    inputs = [*batch, batch[0].dtype.type(scale)]
-    values = agent.learn(*[ops.convert_to_tensor(x) for x in inputs])
+    tensors = [ops.convert_to_tensor(x) for x in batch]
+    values = agent.learn(tensors, ops.convert_to_tensor(batch[0].dtype.type(scale)))
     return numbers(dict(zip(METRICS, values, strict=True)))
 
 
