@@ -47,6 +47,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -54,9 +55,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
-from typing import Literal, get_type_hints
+from types import TracebackType
+from typing import Literal, NoReturn, get_type_hints
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
@@ -430,72 +433,85 @@ class RunError(Exception):
 
 
 def train(args: Args) -> None:
-    """Runs Algorithm 1 in an environment; `run` logs, evaluates and saves."""
+    """Trains DDPG, or goes on with --resume. RunError if something is wrong.
+
+    Sets args.env_id to the current version if gymnasium has retired this one.
+    """
     prepare_framework(args)
-    rng = np.random.default_rng(args.seed)
-    args.env_id = current_version(args.env_id)
+    args.env_id = current_id(args.env_id)
     if args.capture_video:
-        check_frames(args.env_id)
+        check_video(args.env_id)
     with make_env(args.env_id) as env:
         note_missing_time_limit(env, args.env_id)
+        rng = np.random.default_rng(args.seed)
         observation_size, action_size = sizes_of(env)
         agent = DDPG(observation_size, action_size, args)
         replay = ReplayBuffer(args.buffer_size, observation_size, action_size, rng)
         noise = make_noise(action_size, args, rng)
         training = Training(agent, replay, rng, Progress())
+        with open_run(args, training, reward_threshold(env)) as run:
+            training_loop(args, env, training, noise, run)
 
-        with open_run(args, training, env) as run:  # with --resume: restores the last checkpoint
-            progress = training.progress
-            if progress.step == 0 and args.eval_every:
-                run.evaluate()  # the untrained policy
+
+def training_loop(
+    args: Args,
+    env: "CheckedEnv",
+    training: "Training",
+    noise: OrnsteinUhlenbeckNoise | GaussianNoise,
+    run: "Run",
+) -> None:
+    """Algorithm 1, from the next step to the last; `run` logs, evaluates and saves."""
+    agent, replay, rng, progress = training.agent, training.replay, training.rng, training.progress
+    if progress.step == 0 and args.eval_every:
+        run.evaluate()  # the untrained policy
+    observation, _ = env.reset(seed=episode_seed(args.seed, progress.episode))
+    noise.reset()
+    for step in range(progress.step + 1, args.total_timesteps + 1):
+        progress.step = step
+
+        # Act: at random at first, then by the policy plus noise. The clipped action is the one that
+        # is executed, and the one that is stored.
+        if step <= args.learning_starts:
+            action = rng.uniform(-1, 1, noise.action_size).astype(np.float32)
+        else:
+            action = np.clip(agent.act(observation) + noise.sample(), -1, 1)
+        next_observation, reward, terminated, truncated, _ = env.step(action)
+
+        # Store the true next observation, also at a time limit
+        replay.add(observation, action, reward, terminated, next_observation)
+        observation = next_observation
+
+        # Learn: sample a minibatch; update critic, actor and targets
+        if step > args.learning_starts:
+            learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
+            metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
+            if step % LOG_EVERY == 0:
+                run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ never changes
+
+        # Count and evaluate
+        run.after_step(reward)
+        if args.eval_every and step % args.eval_every == 0:
+            run.evaluate()
+
+        # The next episode begins, perhaps after a checkpoint
+        if terminated or truncated:
+            run.after_episode()
+            if run.is_checkpoint_due():
+                run.save_checkpoint()
+                env.renew()  # a resumed run has a new environment: so has this one, to stay equal
             observation, _ = env.reset(seed=episode_seed(args.seed, progress.episode))
             noise.reset()
-            for step in range(progress.step + 1, args.total_timesteps + 1):
-                progress.step = step
 
-                # Act: at random at first, then by the policy plus noise. The clipped action is the
-                # one that is executed, and the one that is stored.
-                if step <= args.learning_starts:
-                    action = rng.uniform(-1, 1, action_size).astype(np.float32)
-                else:
-                    action = np.clip(agent.act(observation) + noise.sample(), -1, 1)
-                next_observation, reward, terminated, truncated, _ = env.step(action)
-
-                # Store the true next observation, also at a time limit
-                replay.add(observation, action, reward, terminated, next_observation)
-                observation = next_observation
-
-                # Learn: sample a minibatch; update critic, actor and targets
-                if step > args.learning_starts:
-                    learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
-                    metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
-                    if step % LOG_EVERY == 0:
-                        run.log_update({**metrics, "noise_sigma": args.noise_sigma})
-
-                # Count and evaluate
-                run.after_step(reward)
-                if args.eval_every and step % args.eval_every == 0:
-                    run.evaluate()
-
-                # The next episode begins, perhaps after a checkpoint
-                if terminated or truncated:
-                    run.after_episode()
-                    if run.is_checkpoint_due():
-                        run.save_checkpoint()
-                        env.renew()  # as a resumed run has it
-                    observation, _ = env.reset(seed=episode_seed(args.seed, progress.episode))
-                    noise.reset()
-
-            if args.eval_every and progress.latest_evaluation["step"] < progress.step:
-                run.evaluate()
-            save_agent(run.path / f"last{SUFFIX}", args, agent)
+    if args.eval_every:
+        run.evaluate()
+    save_agent(run.path / f"last{SUFFIX}", args, agent)
 
 
 def episode_seed(seed: int, episode: int) -> int:
-    """The seed of a training episode, so that its randomness is a function of these two numbers.
+    """The seed of reset() for one training episode.
 
-    Nothing of the environment has to be saved for that, and no two runs play the same episodes.
-    31 bits, because environments in C++ take no more.
+    It depends on --seed and the episode's number alone, so that a checkpoint holds nothing of the
+    environment's randomness. 31 bits: environments in C++ take a signed 32-bit integer.
     """
     sequence = np.random.SeedSequence((seed, episode))
     return int(sequence.generate_state(1)[0]) >> 1
@@ -547,9 +563,9 @@ class Training:
 
     A checkpoint holds what state() returns. If you add a part that changes (priorities of
     transitions, running averages of observations), add it here: as a field, and in state() and
-    set_state(). Not here are the noise and the environment: checkpoints are saved between episodes,
-    and each episode resets both. Nor is the framework's generator: it draws the initial weights and
-    nothing else.
+    set_state(). The noise and the environment are not part of it: each episode resets both, and
+    checkpoints are saved between episodes. Nor is the framework's generator: it draws the initial
+    weights and nothing else.
     """
 
     agent: DDPG
@@ -577,24 +593,30 @@ Policy = Callable[[np.ndarray], np.ndarray]  # an observation (S,) to an action 
 
 
 class EnvironmentFailure(RunError):
-    """Something in the environment's code was raised; it is the __cause__ of this error."""
+    """The environment's own code has raised an exception, which is `__cause__`."""
 
 
 @contextmanager
-def environment_code(name: str) -> Iterator[None]:
-    """Turns what the environment's code raises inside into an EnvironmentFailure."""
+def environment_code(what: str) -> Iterator[None]:
+    """Turns what the environment's code raises inside into an EnvironmentFailure.
+
+    SystemExit, too: an environment whose window is closed is no end of the run.
+    """
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = type(error).__name__
-        raise EnvironmentFailure(f"{name} failed: {kind}: {in_one_line(error)}") from error
+        text = in_one_line(error)
+        if text != kind:
+            text = f"{kind}: {text}"
+        raise EnvironmentFailure(f"{what} failed: {text}") from error
 
 
 class CheckedEnv(gym.Wrapper):
     """An environment as the agent needs it: actions (A,) in [-1, 1], observations (S,) float32.
 
-    RunError if an action, an observation or a reward is not finite, or not of the declared shape;
-    EnvironmentFailure if the environment raises anything.
+    RunError if an action, an observation or a reward is not finite, or if the environment does not
+    give what it declares; EnvironmentFailure if it raises anything.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -607,26 +629,33 @@ class CheckedEnv(gym.Wrapper):
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict]:
+        """Begins an episode: its first observation, (S,), and the environment's info."""
         with environment_code("reset()"):
             result = self.env.reset(seed=seed, options=options)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise RunError("reset() has to give two values: observation, info")
+            raise RunError("reset() has to return a tuple: observation, info")
         observation, info = result
         return self.checked_observation(observation), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Takes an action, (A,) in [-1, 1].
+
+        Returns the next observation, (S,), reward, terminated, truncated, and info.
+        """
         check_finite(action, "the actor's output (try lower learning rates)")
         scaled = (self.low * (1 - action) + self.high * (1 + action)) / 2  # exact at both ends
-        action = np.clip(scaled, self.low, self.high)  # elsewhere, rounding may exceed the bounds
-        return self.checked_step(action)
+        scaled = np.clip(scaled, self.low, self.high)  # between them, rounding can leave the bounds
+        return self.checked_step(scaled.astype(self.low.dtype))
 
-    def checked_step(self, action: np.ndarray | int) -> tuple[np.ndarray, float, bool, bool, dict]:
-        """A step by an action as the environment takes it."""
+    def checked_step(
+        self, own_action: np.ndarray | int
+    ) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """As step(), with an action of the environment's own space."""
         with environment_code("step()"):
-            result = self.env.step(action)
+            result = self.env.step(own_action)
         if not isinstance(result, tuple) or len(result) != 5:
             names = "observation, reward, terminated, truncated, info"
-            raise RunError(f"step() has to give five values: {names}")
+            raise RunError(f"step() has to return a tuple: {names}")
         observation, reward, terminated, truncated, info = result
         observation = self.checked_observation(observation)
         reward = np.float32(one_number(reward, "the reward"))  # as the replay buffer keeps it
@@ -636,8 +665,8 @@ class CheckedEnv(gym.Wrapper):
         return observation, reward.item(), terminated, truncated, info
 
     def checked_observation(self, observation: np.ndarray) -> np.ndarray:
-        """A float32 copy: some environments reuse the array that they return."""
-        with environment_code("reading an observation"):
+        """A float32 copy, (S,): some environments reuse the array that they return."""
+        with environment_code("reading the observation"):
             observation = np.array(observation, np.float32)
         if observation.shape != self.observation_shape:
             declared = f"observation_space says {self.observation_shape}"
@@ -645,27 +674,29 @@ class CheckedEnv(gym.Wrapper):
         check_finite(observation, "the observation")
         return observation
 
-    def render(self) -> np.ndarray | None:
-        with environment_code("render() (without a display, MuJoCo needs MUJOCO_GL=egl)"):
-            return self.env.render()
-
     def close(self) -> None:
-        try:
-            self.env.close()
-        except Exception as error:  # it is only shown: what came before counts
-            print(f"close() of the environment failed: {in_one_line(error)}", file=sys.stderr)
+        """Closes the environment, whatever that raises."""
+        close_env(self.env)
 
     def renew(self) -> None:
         """Makes the environment anew, if it is one of gymnasium's.
 
         Some of those keep a Box2D world across resets, so that an episode depends on those before
-        it. Others are kept: what they remember, they are to remember.
+        it. Others are kept: they may carry a curriculum from episode to episode.
         """
-        if is_gymnasiums_own(self.unwrapped.spec):
-            spec = self.env.spec
+        spec = self.env.spec
+        if is_gymnasiums_own(spec):
             self.close()
             with environment_code(f"making {spec.id}"):
                 self.env = gym.make(spec)
+
+
+def close_env(env: gym.Env) -> None:
+    """Closes an environment; only prints what that raises, since an earlier error matters more."""
+    try:
+        env.close()
+    except (Exception, SystemExit) as error:
+        print(f"close() of the environment failed: {in_one_line(error)}", file=sys.stderr)
 
 
 def check_finite(value: np.ndarray | float, name: str) -> None:
@@ -676,36 +707,39 @@ def check_finite(value: np.ndarray | float, name: str) -> None:
 
 def one_number(value: object, name: str) -> float:
     """The number in a scalar, or in an array of one element; RunError if it is anything else."""
-    array = np.asarray(value)
+    with environment_code(f"reading {name}"):
+        array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise RunError(f"{name} is {value}: it has to be one number")
     return array.item()
 
 
-def make_env(env_id: str, render_mode: str | None = None, video: Path | None = None) -> gym.Env:
+def make_env(env_id: str, render_mode: str | None = None, video: Path | None = None) -> CheckedEnv:
     """Makes an environment; RunError if DDPG cannot learn in it.
 
-    `video`: records the first episode as <video>-episode-0.mp4; then no render_mode is needed.
+    `video`: records the first episode as <video>-episode-0.mp4; render_mode is then ignored.
     """
-    env_id = current_version(env_id)
+    env_id = current_id(env_id)
     if video:
         render_mode = "rgb_array"
     options = {"render_mode": render_mode} if render_mode else {}
     with environment_code(f"making {env_id}"):
         env = gym.make(env_id, **options)
     try:
-        check_spaces(env, env_id)
-        check_render_mode(env, env_id)
-    except RunError:
-        env.close()
+        check_actions(env.action_space, env_id)
+        check_observations(env.observation_space, env_id)
+        if render_mode:
+            check_render_mode(env, render_mode, env_id)
+        if video:
+            env = record_first_episode(env, video)
+        return CheckedEnv(env)
+    except BaseException:
+        close_env(env)
         raise
-    if video:
-        env = record_first_episode(env, video)
-    return CheckedEnv(env)
 
 
-def current_version(env_id: str) -> str:
-    """The id; if gymnasium has retired it, that of the current version."""
+def current_id(env_id: str) -> str:
+    """The id; if gymnasium has retired it, that of the current version, which is also printed."""
     name, _, version = env_id.rpartition("-v")
     versions = {}
     for spec in gym.registry.values():
@@ -713,10 +747,11 @@ def current_version(env_id: str) -> str:
             versions[spec.version] = spec
     if not versions or not version.isdigit():
         return env_id
+    # gymnasium has deleted some retired ids; others (MuJoCo's v2 and v3) are functions that raise
     spec = versions.get(int(version))
-    is_unknown = spec is None and int(version) < max(versions)
-    only_raises = spec is not None and callable(spec.entry_point)  # MuJoCo's v2 and v3
-    if not is_unknown and not only_raises:
+    is_deleted = spec is None and int(version) < max(versions)
+    only_raises = spec is not None and callable(spec.entry_point)
+    if not is_deleted and not only_raises:
         return env_id
     current = versions[max(versions)].id
     print(f"{env_id} is retired: running the current version, {current}")
@@ -731,60 +766,17 @@ def is_gymnasiums_own(spec: gym.envs.registration.EnvSpec) -> bool:
     return str(entry_point).startswith("gymnasium.envs")
 
 
-def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
-    """Records the first episode as <video>-episode-0.mp4."""
-    with warnings.catch_warnings():
-        # gymnasium warns that the folder has videos: those of earlier evaluations, which stay
-        warnings.filterwarnings("ignore", ".*Overwriting existing videos")
-        return gym.wrappers.RecordVideo(
-            env, str(video.parent), episode_trigger=lambda i: i == 0, name_prefix=video.name
-        )
-
-
-def check_render_mode(env: gym.Env, env_id: str) -> None:
-    """RunError if the environment was made with a render mode that it does not have."""
-    if env.render_mode not in [None, *env.metadata.get("render_modes", [])]:
-        hint = "leave out --render and --capture-video"
-        raise RunError(f"{env_id} has no render mode {env.render_mode}: {hint}")
-
-
-def check_frames(env_id: str) -> None:
-    """RunError if the environment gives no frames to record: before anything is written."""
-    with make_env(env_id, "rgb_array") as env:
-        env.reset(seed=0)
-        frame = env.render()
-    if not isinstance(frame, np.ndarray):
-        raise RunError(f"render() of {env_id} gives {frame}, no frame: leave out --capture-video")
-
-
-def check_display() -> None:
-    """RunError if --render has no window to show: MuJoCo would abort the process."""
-    variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
-    if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
-        raise RunError("--render needs a display, and $DISPLAY is not set: try --capture-video")
-
-
-def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
-    """Says so if gymnasium ends no episode of the environment."""
-    if env.spec.max_episode_steps is None:
-        otherwise = "if its episodes do not end by themselves, evaluations and checkpoints wait"
-        hint = "register it with max_episode_steps=..."
-        print(f"{env_id} has no time limit: {otherwise} for ever ({hint})")
-
-
-def check_spaces(env: gym.Env, env_id: str) -> None:
-    """RunError unless actions are bounded vectors and observations are vectors."""
-    actions = env.action_space
-    is_vector = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
-    if not is_vector or actions.dtype.kind != "f" or not is_bounded(actions):
+def check_actions(space: gym.Space, env_id: str) -> None:
+    """RunError unless actions are bounded vectors of floats."""
+    is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1 and space.shape[0] > 0
+    if not is_vector or space.dtype.kind != "f" or not is_bounded(space):
         needs = "DDPG needs float vectors, continuous and bounded (for discrete actions: dqn.py)"
-        raise RunError(f"{env_id} has the actions {actions}: {needs}")
-    check_observations(env.observation_space, env_id)
+        raise RunError(f"{env_id} has the actions {space}: {needs}")
 
 
 def is_bounded(space: gym.spaces.Box) -> bool:
-    """Whether all bounds are numbers in use: the largest float32 stands for infinity, too."""
-    largest = np.finfo(np.float32).max
+    """Whether all bounds are finite; those near the largest float32 count as infinite."""
+    largest = np.finfo(np.float32).max / 4  # room for the sum that scales actions
     return bool((abs(space.low) < largest).all() and (abs(space.high) < largest).all())
 
 
@@ -792,10 +784,69 @@ def check_observations(space: gym.Space, env_id: str) -> None:
     """RunError unless observations are vectors."""
     is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     if not is_vector or space.shape[0] == 0:
-        needs = "needed is a vector of one number or more (see gymnasium's FlattenObservation)"
+        needs = "a vector of one number or more is needed (see gymnasium's FlattenObservation)"
         raise RunError(f"{env_id} observes {space}: {needs}")
 
 
+def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
+    """Prints a line if gymnasium ends no episode of the environment."""
+    if env.spec.max_episode_steps is None:
+        danger = "an episode that does not end by itself lasts for ever"
+        hint = "register it with max_episode_steps=..."
+        print(f"{env_id} is registered without a time limit: {danger} ({hint})")
+
+
+# ------------------------------------------------------------------------------ windows and videos
+def check_render_mode(env: gym.Env, render_mode: str, env_id: str) -> None:
+    """RunError if the environment does not have the render mode that it was made with."""
+    if render_mode not in env.metadata.get("render_modes", []) or env.render_mode != render_mode:
+        hint = "leave out --render and --capture-video"
+        raise RunError(f"{env_id} has no render mode {render_mode}: {hint}")
+
+
+def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
+    """Records the first episode as <video>-episode-0.mp4."""
+    with environment_code("recording a video"), warnings.catch_warnings():
+        # gymnasium warns that the folder has videos: those of earlier evaluations, which stay
+        warnings.filterwarnings("ignore", ".*Overwriting existing videos")
+        return gym.wrappers.RecordVideo(
+            env, str(video.parent), episode_trigger=lambda i: i == 0, name_prefix=video.name
+        )
+
+
+def check_video(env_id: str) -> None:
+    """RunError if no video of the environment can be recorded: before a run writes anything."""
+    try:
+        check_frame(env_id)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            make_env(env_id, video=Path(folder, "video")) as env,
+        ):
+            env.reset(seed=0)
+    except RunError as error:
+        hint = "leave out --capture-video; without a display, MuJoCo needs MUJOCO_GL=egl"
+        raise RunError(f"no video of {env_id}: {error} ({hint})") from error
+
+
+def check_frame(env_id: str) -> None:
+    """RunError unless the environment renders an array (height, width, 3) of uint8."""
+    with make_env(env_id, "rgb_array") as env:
+        env.reset(seed=0)
+        with environment_code("render()"):
+            frame = np.asarray(env.render())
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        what = f"an array of {frame.dtype}, shape {frame.shape}"
+        raise RunError(f"render() gives {what}, and not uint8 (height, width, 3)")
+
+
+def check_display() -> None:
+    """RunError without a display for --render: MuJoCo would abort the process."""
+    variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
+        raise RunError("--render needs a display, and $DISPLAY is not set: try --capture-video")
+
+
+# ----------------------------------------------------------------------------- sizes and evaluation
 def sizes_of(env: gym.Env) -> list[int]:
     """Size of an observation, S, and size of an action, A."""
     return [env.observation_space.shape[0], env.action_space.shape[0]]
@@ -826,23 +877,27 @@ def episodic_returns(env: gym.Env, policy: Policy, episodes: int, seed: int) -> 
 
 # ------------------------------------------------------------------------------------------- files
 SCRIPT = Path(__file__).stem  # noted in .json files and weights: a script loads only its own
-PLAIN_TYPES = (bool, int, float, str)  # that weights may hold, beside arrays and None
 
 
 @contextmanager
 def as_run_error(message: str) -> Iterator[None]:
-    """Turns any error inside into a RunError: damaged files make libraries raise anything."""
+    """Turns any error inside into a RunError: of damaged files libraries raise anything."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
-        raise RunError(f"{message}: {str(error)[:150]}") from error
+        raise RunError(f"{message}: {in_one_line(error)[:200]}") from error
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Writes the file as a whole: a process killed meanwhile leaves the old one."""
     new = path.with_name(f"{path.name}.new")
-    new.write_bytes(data)
-    os.replace(new, path)
+    try:
+        new.write_bytes(data)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)  # on a full disk, half of it
 
 
 def save_json(path: Path, content: dict) -> None:
@@ -881,7 +936,10 @@ def save_weights(path: Path, content: dict) -> None:
 
 
 def flatten(content: dict, prefix: str = "") -> dict[str, np.ndarray]:
-    """One dict of arrays, named by the keys that lead to them: replay/rows."""
+    """One dict of arrays, named by the keys that lead to them: replay/rows.
+
+    RunError, naming the place, if it holds what could not be loaded.
+    """
     arrays = {}
     for key, value in content.items():
         name = f"{prefix}{key}"
@@ -895,7 +953,10 @@ def flatten(content: dict, prefix: str = "") -> dict[str, np.ndarray]:
             arrays[name] = value
         else:
             with as_run_error(f"{name} cannot be saved"):
-                arrays[name] = np.array(json.dumps(value))
+                text = json.dumps(value)
+                if json.loads(text) != value:  # tuples, and keys that are no text
+                    raise RunError(f"as JSON it would become {text}")
+            arrays[name] = np.array(text)
     return arrays
 
 
@@ -975,7 +1036,7 @@ def log_files(path: Path) -> list[Path]:
 
 
 def logs_state(path: Path) -> dict[str, dict]:
-    """Size in bytes and SHA-256 of every log, for check_logs and cut_logs."""
+    """Size and SHA-256 of every log, by file name: {"bytes": ..., "sha256": ...}."""
     state = {}
     for log in log_files(path):
         content = log.read_bytes()
@@ -984,17 +1045,19 @@ def logs_state(path: Path) -> dict[str, dict]:
 
 
 def check_logs(path: Path, logs: dict[str, dict]) -> None:
-    """RunError unless every CSV, and what is left of TensorBoard's, begins as it was then."""
+    """RunError if a log's first bytes differ from those at the checkpoint (logs_state).
+
+    A TensorBoard file may be missing: it only repeats the CSVs.
+    """
+    hint = "put it back as the run left it (spreadsheets change line ends)"
     for name, noted in logs.items():
         log = path / name
-        if log.suffix != ".csv" and not log.exists():
-            continue  # TensorBoard's files only repeat the CSVs
-        hint = "put it back as the run left it (spreadsheets change line ends)"
-        if not log.exists():
+        if not log.exists() and log.suffix == ".csv":
             raise RunError(f"{log} is missing: {hint}")
-        content = log.read_bytes()[: noted["bytes"]]
-        if hashlib.sha256(content).hexdigest() != noted["sha256"]:
-            raise RunError(f"{log} was changed since the last checkpoint: {hint}")
+        if log.exists():
+            content = log.read_bytes()[: noted["bytes"]]
+            if hashlib.sha256(content).hexdigest() != noted["sha256"]:
+                raise RunError(f"{log} was changed since the last checkpoint: {hint}")
 
 
 def cut_logs(path: Path, logs: dict[str, dict]) -> None:
@@ -1042,41 +1105,52 @@ def write_checkpoint(path: Path, args: Args, training: Training) -> None:
         "args": asdict(args),
         "sizes": training.agent.sizes,  # so that --evaluate can play a checkpoint as well
         **training.state(),
-        # A run that is killed later may have changed both: the best agent, and the logs
+        # If the run is killed, it may have changed these after the checkpoint
         "best": np.fromfile(best, np.uint8) if best.exists() else None,
         "logs": logs_state(path),
     }
     save_weights(path / f"checkpoint{SUFFIX}", content)
 
 
-def restore_checkpoint(path: Path, args: Args, training: Training) -> dict[str, dict]:
-    """Brings back the last checkpoint in the directory; gives the state of the logs at that time.
+@dataclass
+class SavedFiles:
+    """What a checkpoint says of the other files in the run's directory."""
+
+    best: np.ndarray | None = None  # the bytes of the best agent's file
+    logs: dict[str, dict] = field(default_factory=dict)  # as logs_state() gives it
+
+
+def restore_checkpoint(path: Path, args: Args, training: Training) -> SavedFiles:
+    """Brings the last checkpoint back into `training`; changes no file.
 
     A run that was killed before its first checkpoint has no results either, and starts again.
-    RunError if there are results without a checkpoint, or logs that do not begin as they did.
+    RunError if there are results without a checkpoint, or if a log was changed.
     """
     checkpoint = path / f"checkpoint{SUFFIX}"
-    best = path / f"best{SUFFIX}"
     if not checkpoint.exists():
-        if log_files(path) or best.exists():
+        if log_files(path) or (path / f"best{SUFFIX}").exists():
             hint = f"bring back {checkpoint.name}, or train anew under another --run-name"
             raise RunError(f"{path} has results, but no checkpoint to go on from: {hint}")
-        return {}
+        return SavedFiles()
     content = load_weights(checkpoint)
     with as_run_error(f"{checkpoint} does not fit args.json"):
         if content["args"]["env_id"] != args.env_id:
             raise RunError(f"it is of {content['args']['env_id']}")
         training.set_state(content)
-        best_then = content["best"]
-        logs = content["logs"]
-    check_logs(path, logs)
-    if best_then is not None:
-        restore_best(best, np.asarray(best_then))
-    return logs
+        saved = SavedFiles(content["best"], content["logs"])
+    check_logs(path, saved.logs)
+    return saved
+
+
+def restore_files(path: Path, saved: SavedFiles) -> None:
+    """Takes the best agent and the logs back to the checkpoint."""
+    if saved.best is not None:
+        restore_best(path / f"best{SUFFIX}", np.asarray(saved.best))
+    cut_logs(path, saved.logs)
 
 
 def restore_best(file: Path, content: np.ndarray) -> None:
-    """Writes the best agent so far, as it was at the checkpoint: the bytes of its file."""
+    """Writes the best agent's file as it was at the checkpoint."""
     write_atomically(file, content.tobytes())
 
 
@@ -1086,8 +1160,8 @@ class Logger:
 
     def __init__(self, path: Path, args: Args, first_step: int) -> None:
         self.path = path
-        self.events = open_tensorboard(path)
         self.wandb_run = start_wandb(path, args) if args.track else None
+        self.events = open_tensorboard(path)
         self.on_terminal = sys.stderr.isatty()
         self.bar = tqdm(  # without a terminal, count_step() prints it as plain lines
             initial=first_step,
@@ -1125,9 +1199,9 @@ class Logger:
     def close(self, exit_code: int) -> None:
         """Writes what is still to be written, and ends the W&B run with this exit code."""
         self.bar.close()
+        self.events.close()
         if self.wandb_run:
             self.wandb_run.finish(exit_code)
-        self.events.close()
 
 
 def open_tensorboard(path: Path) -> tensorboard.summary.Writer:
@@ -1145,58 +1219,74 @@ def start_wandb(path: Path, args: Args) -> object:
 
 # ----------------------------------------------------------------------------------------- the run
 @contextmanager
-def open_run(args: Args, training: Training, env: gym.Env) -> Iterator["Run"]:
+def open_run(args: Args, training: Training, threshold: float) -> Iterator["Run"]:
     """Locks a run's directory, restores its checkpoint, opens its logs; in the end closes all."""
     if args.track:
         importlib.import_module("wandb")  # if it is missing, say so before anything is written
     path = run_path(args)
     with locked_directory(path, is_new=not args.resume):
-        logs = restore_checkpoint(path, args, training)
-        progress = training.progress
-        save_args(path, args, progress.step)
-        cut_logs(path, logs)
-        if progress.step == 0:
-            write_checkpoint(path, args, training)  # from here on, every run can be resumed
-        logger = Logger(path, args, progress.step)
-        run = Run(args, training, path, logger, reward_threshold(env))
-        outcome = "stopped"
-        try:
+        saved = restore_checkpoint(path, args, training)
+        notes = args_to_save(path, args, training.progress.step)
+        # Nothing in the directory was changed so far; from here on, nothing is refused
+        save_json(path / "args.json", notes)
+        restore_files(path, saved)
+        if not (path / f"checkpoint{SUFFIX}").exists():
+            write_checkpoint(path, args, training)  # of step 0: every run can be resumed
+        run = Run(args, training, path, Logger(path, args, training.progress.step), threshold)
+        with closed_at_the_end(run):
             yield run
+
+
+@contextmanager
+def closed_at_the_end(run: "Run") -> Iterator[None]:
+    """Saves the summary and closes the logs, however the run ends; names step and checkpoint."""
+    is_finished = False
+    try:
+        yield
+        run.save_summary()
+        run.logger.events.flush()
+        is_finished = True
+    except KeyboardInterrupt:
+        with suppress(OSError):
             run.save_summary()
-            logger.events.flush()
-            outcome = "finished"
-        except (KeyboardInterrupt, SystemExit):
+        raise
+    except (RunError, OSError) as error:
+        with suppress(OSError):  # on a full disk, the error itself says so
             run.save_summary()
-            raise
-        except (RunError, OSError) as error:
-            saved = f"the checkpoint of step {run.checkpoint_step} is whole"
-            raise RunError(f"step {progress.step}: {error}; {saved}") from error
-        finally:
-            with suppress(OSError):  # on a full disk: the error above has said so
-                logger.close(exit_code=0 if outcome == "finished" else 1)
-                print(f"{outcome} after {progress.step} steps: {path}")
+        saved = f"the checkpoint of step {run.checkpoint_step} is whole"
+        raise RunError(f"step {run.progress.step}: {error}; {saved}") from error
+    finally:
+        try:
+            run.logger.close(exit_code=0 if is_finished else 1)
+        except Exception as error:  # one that has come before matters more
+            print(f"the logs were not closed: {in_one_line(error)}", file=sys.stderr)
+        with suppress(OSError):  # nobody reads what is printed: python … | head
+            outcome = "finished" if is_finished else "stopped"
+            print(f"{outcome} after {run.progress.step} steps: {run.path}")
 
 
-def save_args(path: Path, args: Args, step: int) -> None:
-    """Writes args.json. A resumed run's keeps the versions that it began with, adds the new ones.
+def args_to_save(path: Path, args: Args, step: int) -> dict:
+    """The content of args.json: the arguments and the versions of the libraries.
 
-    Prints a line if they are others, since the numbers may then be others as well.
+    On a resume the first versions stay. If the present ones differ, it appends them and prints so.
+    RunError if the old args.json is damaged.
     """
     content = {"args": asdict(args), "versions": versions()}
     file = path / "args.json"
-    if file.exists():
-        with as_run_error(f"cannot use {file}"):
-            old = load_json(file)
-            content["versions"] = dict(old["versions"])
-            resumed = list(old.get("resumed", []))
-            last = resumed[-1]["versions"] if resumed else content["versions"]
-            changes = changed_versions(last, versions())
-        if changes:
-            resumed.append({"step": step, "versions": versions()})
-            print(f"resumed with other versions, which may change the numbers: {changes}")
-        if resumed:
-            content["resumed"] = resumed
-    save_json(file, content)
+    if not file.exists():
+        return content
+    old = load_json(file)
+    with as_run_error(f"{file} is damaged"):
+        content["versions"] = old["versions"]
+        resumed = old.get("resumed", [])
+        last = resumed[-1]["versions"] if resumed else old["versions"]
+        changes = changed_versions(last, versions())
+    if changes:
+        print(f"resumed with other versions, which may change the numbers: {changes}")
+        resumed = [*resumed, {"step": step, "versions": versions()}]
+    if resumed:
+        content["resumed"] = resumed
+    return content
 
 
 def versions() -> dict[str, str]:
@@ -1211,12 +1301,13 @@ def versions() -> dict[str, str]:
 
 
 def changed_versions(old: dict[str, str], new: dict[str, str]) -> str:
-    """What differs, in words; empty if nothing does. A package that only one has is no change."""
+    """What differs, in words; empty if nothing does."""
     changes = []
-    for name in old.keys() & new.keys():
-        if old[name] != new[name]:
-            changes.append(f"{name} {new[name].split()[0]} instead of {old[name].split()[0]}")
-    return ", ".join(sorted(changes))
+    for name in sorted(old.keys() & new.keys()):  # packages in both: not all runs need all
+        old_version, new_version = old[name].split()[0], new[name].split()[0]
+        if old_version != new_version:  # Python's goes on with the day when it was built
+            changes.append(f"{name} {new_version} instead of {old_version}")
+    return ", ".join(changes)
 
 
 class Run:
@@ -1277,11 +1368,14 @@ class Run:
         progress.episode_length = 0
 
     def evaluate(self) -> None:
-        """Plays without noise in an environment of its own, and logs it; saves the best agent."""
+        """Plays without noise, and logs it; saves the best agent. Does so once for a step."""
         progress = self.progress
+        if progress.latest_evaluation and progress.latest_evaluation["step"] == progress.step:
+            return
         seed = self.args.seed + EVALUATION_SEED
-        with self.evaluation_env() as env:
-            returns = episodic_returns(env, self.training.agent.act, self.args.eval_episodes, seed)
+        with evaluation_env(self.args, self.path, progress.step) as env:
+            policy = self.training.agent.act
+            returns = episodic_returns(env, policy, self.args.eval_episodes, seed)
         mean = float(np.mean(returns))
         std = float(np.std(returns))
         episodes = {f"episode_{i}": x for i, x in enumerate(returns)}
@@ -1293,17 +1387,6 @@ class Run:
         if progress.best_evaluation is None or mean > progress.best_evaluation["mean"]:
             progress.best_evaluation = progress.latest_evaluation
             save_agent(self.path / f"best{SUFFIX}", self.args, self.training.agent)
-
-    def evaluation_env(self) -> gym.Env:
-        """An environment of its own, so that an evaluation leaves no trace in the training's."""
-        video = None
-        if self.args.capture_video:
-            video = self.path / "videos" / f"step-{self.progress.step}"
-        try:
-            return make_env(self.args.env_id, video=video)
-        except RunError as error:
-            hint = "without evaluations, --eval-every 0, the training's is the only one"
-            raise RunError(f"{error} ({hint})") from error
 
     def is_checkpoint_due(self) -> bool:
         """Whether a multiple of --checkpoint-every steps has passed since the last one."""
@@ -1320,22 +1403,43 @@ class Run:
 
     def save_summary(self) -> None:
         """Writes summary.json and draws the learning curve."""
-        progress = self.progress
-        seconds = self.seconds()
-        summary = {
-            "steps": progress.step,
-            "episodes": progress.episode,
-            "wall_time_seconds": seconds,
-            "steps_per_second": progress.step / seconds,
-            "solved_at_step_by": progress.solved_at_step_by,
-            "final_evaluation": progress.latest_evaluation,
-            "best_evaluation": progress.best_evaluation,
-        }
-        save_json(self.path / "summary.json", summary)
+        save_json(self.path / "summary.json", summary(self.progress, self.seconds()))
         try:
             plot(self.path, self.threshold)
-        except Exception as error:  # whatever it is, the training is worth more
+        except Exception as error:  # a plot that fails must not end the training
             self.logger.message(f"no learning curve: {in_one_line(error)}")
+
+
+def evaluation_env(args: Args, path: Path, step: int) -> CheckedEnv:
+    """An environment for an evaluation alone; with --capture-video it records the first episode."""
+    video = path / "videos" / f"step-{step}" if args.capture_video else None
+    try:
+        return make_env(args.env_id, video=video)
+    except RunError as error:
+        hint = "if only one can be open at a time: --eval-every 0"
+        raise RunError(f"{error} ({hint})") from error
+
+
+def summary(progress: Progress, seconds: float) -> dict:
+    """What summary.json says of a run."""
+    return {
+        "steps": progress.step,
+        "episodes": progress.episode,
+        "wall_time_seconds": seconds,
+        "steps_per_second": progress.step / seconds,
+        "solved_at_step_by": progress.solved_at_step_by,
+        "final_evaluation": progress.latest_evaluation,
+        "best_evaluation": progress.best_evaluation,
+    }
+
+
+def is_finished(path: Path, args: Args) -> bool:
+    """Whether the run in the directory has made all its steps and saved its last agent."""
+    file = path / "summary.json"
+    if not file.exists() or not (path / f"last{SUFFIX}").exists():
+        return False
+    with as_run_error(f"{file} is damaged"):
+        return load_json(file)["steps"] >= args.total_timesteps
 
 
 def plot(path: Path, threshold: float) -> None:
@@ -1404,7 +1508,7 @@ def check(args: Args) -> None:
         "ou_theta": (0, 1e9),
         "ou_dt": (0, largest_dt),
         "total_timesteps": (1, 2**31),
-        "seed": (0, 2**31),
+        "seed": (0, 2**30),
         "eval_every": (0, 2**31),
         "eval_episodes": (1, 2**31),
         "num_threads": (1, 2**31),
@@ -1412,18 +1516,6 @@ def check(args: Args) -> None:
     }
     for name, (low, high) in ranges.items():
         check_range(name, getattr(args, name), low, high)
-
-
-def check_text(args: Args) -> None:
-    """RunError if a flag is empty, as an unset variable of the shell leaves it; expands each ~."""
-    for name, value in asdict(args).items():
-        if value == "":
-            flag = f"--{name.replace('_', '-')}"
-            raise RunError(f"{flag} is empty: give it a value, or leave it out")
-    for name in ("runs_dir", "resume", "evaluate"):
-        value = getattr(args, name)
-        if value:
-            setattr(args, name, os.path.expanduser(value))
 
 
 def check_range(name: str, value: float | tuple, low: float, high: float) -> None:
@@ -1434,21 +1526,42 @@ def check_range(name: str, value: float | tuple, low: float, high: float) -> Non
             raise RunError(f"{flag} is {value}: it has to be from {low} to {high}")
 
 
+def check_not_empty(args: Args) -> None:
+    """RunError if a flag is empty, as in --resume "$UNSET"."""
+    for name, value in asdict(args).items():
+        if value == "":
+            flag = f"--{name.replace('_', '-')}"
+            raise RunError(f"{flag} is empty: give it a value, or leave it out")
+
+
+def expand_home(args: Args) -> None:
+    """Expands the ~ that the shell leaves in --runs-dir=~/x, in every flag that is a path."""
+    for name in ("runs_dir", "resume", "evaluate"):
+        value = getattr(args, name)
+        if value:
+            setattr(args, name, os.path.expanduser(value))
+
+
 def given_flags() -> set[str]:
-    """The flags on the command line, as --eval-every: tyro does not say which were given."""
+    """The flags on the command line, spelled with hyphens: tyro does not say which were given."""
     flags = [word.partition("=")[0] for word in sys.argv[1:] if word.startswith("--")]
     return {flag.replace("_", "-") for flag in flags}
 
 
 def as_args(content: dict) -> Args:
-    """The arguments in a file; RunError unless all are of the types that Args declares."""
+    """The arguments in a file; RunError if one is unknown, or not of the type that Args declares.
+
+    One that is missing has its default: a file may be older than a flag.
+    """
     types = get_type_hints(Args)
     values = {}
     for name, value in content.items():
         if isinstance(value, list):
             value = tuple(value)  # JSON has no tuples
+        if name not in types:
+            raise RunError(f"there is no argument {name}")
         try:
-            typeguard.check_type(value, types.get(name, object))
+            typeguard.check_type(value, types[name])
         except typeguard.TypeCheckError as error:
             raise RunError(f"{name} is {value!r}: {error}") from None
         values[name] = value
@@ -1456,7 +1569,7 @@ def as_args(content: dict) -> Args:
 
 
 def args_to_resume(args: Args, flags: set[str]) -> Args:
-    """The arguments of the run to resume, with the larger --total-timesteps if one is given."""
+    """The arguments of the run to resume, and the new --total-timesteps if it is given."""
     others = flags - {"--resume", "--total-timesteps"}
     if others:
         names = ", ".join(sorted(others))
@@ -1471,15 +1584,17 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
     if "--total-timesteps" in flags:
         steps, old_steps = args.total_timesteps, old_args.total_timesteps
         if steps < old_steps:
-            raise RunError(f"--total-timesteps {steps}: the run already has {old_steps}")
+            raise RunError(f"--total-timesteps {steps}: the run was started with {old_steps}")
         old_args.total_timesteps = steps
     return old_args
 
 
 def evaluate_file(args: Args, flags: set[str]) -> None:
     """Plays --evaluate's agent without noise, where it was trained or in --env-id."""
-    allowed = {"--evaluate", "--env-id", "--eval-episodes", "--seed"}
-    allowed |= {"--render", "--no-render", "--capture-video", "--no-capture-video"}
+    allowed = {
+        *("--evaluate", "--env-id", "--eval-episodes", "--seed"),
+        *("--render", "--no-render", "--capture-video", "--no-capture-video"),
+    }
     others = flags - allowed
     if others:
         raise RunError(f"--evaluate cannot use {', '.join(sorted(others))}: leave them out")
@@ -1490,21 +1605,21 @@ def evaluate_file(args: Args, flags: set[str]) -> None:
     prepare_framework(args)
     path = Path(args.evaluate)
     agent, trained = load_agent(path)
-    env_id = current_version(args.env_id if "--env-id" in flags else trained.env_id)
+    env_id = current_id(args.env_id if "--env-id" in flags else trained.env_id)
     render_mode = "human" if args.render else None
     video = None
     if args.capture_video:
-        check_frames(env_id)
+        check_video(env_id)
         video = path.parent / "videos" / path.stem
     with make_env(env_id, render_mode, video) as env:
         note_missing_time_limit(env, env_id)
         if agent.sizes != sizes_of(env):
-            wrong = f"its sizes are {agent.sizes}, those of the other {sizes_of(env)}"
+            wrong = f"sizes of observations and actions {agent.sizes} are not {sizes_of(env)}"
             raise RunError(f"{path}, trained in {trained.env_id}, cannot play {env_id}: {wrong}")
         returns = episodic_returns(env, agent.act, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
-        start_state = args.seed + episode
-        print(f"episode {episode}, start state {start_state}: return {episodic_return:.1f}")
+        seed = args.seed + episode
+        print(f"episode {episode}, start state {seed}: return {episodic_return:.1f}")
     mean, std = np.mean(returns), np.std(returns)
     print(f"mean {mean:.1f} ± {std:.1f} over {len(returns)} episodes of {env_id}")
 
@@ -1513,14 +1628,19 @@ def run_command() -> None:
     """Trains, resumes or evaluates, as the command line says."""
     args = tyro.cli(Args, description=__doc__)
     flags = given_flags()
-    check_text(args)
+    check_not_empty(args)
+    expand_home(args)
     check(args)
     if args.evaluate:
         evaluate_file(args, flags)
     elif args.render:
         raise RunError("--render shows a trained policy: it needs --evaluate")
     elif args.resume:
-        train(args_to_resume(args, flags))
+        args = args_to_resume(args, flags)
+        if is_finished(Path(args.resume), args):
+            print(f"{args.resume} is finished: with more --total-timesteps it goes on")
+        else:
+            train(args)
     else:
         train(args)
 
@@ -1533,8 +1653,10 @@ def main() -> None:
     threading.excepthook = report_thread_failure
     try:
         run_command()
+    except Terminated:
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # nobody reads what is printed: python … --help | head
         sys.exit(1)
     except (RunError, ImportError, MemoryError, OSError) as error:
@@ -1546,7 +1668,7 @@ def main() -> None:
 
 
 def prepare_streams() -> None:
-    """Makes stdout print line by line, and what is printed to a closed stream vanish."""
+    """Makes stdout print line by line; replaces a stream that was closed before the start."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -1555,51 +1677,71 @@ def prepare_streams() -> None:
 
 
 def flush_stdout() -> None:
-    """Prints what is left; nothing more if nobody reads it (python … | head)."""
+    """Prints what is left; discards it if nobody reads it any more (python … | head)."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come: clusters send it before they kill. It ends a run as Ctrl-C does."""
+
+
 def prepare_signals() -> None:
-    """Lets SIGTERM, which clusters send before they kill, end a run in order, as Ctrl-C does."""
+    """Turns SIGTERM into Terminated, and SIGINT into KeyboardInterrupt again."""
     if threading.current_thread() is not threading.main_thread():
-        return  # Python allows it there alone
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as during the imports
+        return  # Python sets signal handlers in the main thread alone
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set at the top of this file
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, exit_by_signal)
+        signal.signal(signal.SIGTERM, raise_terminated)
+        if hasattr(os, "register_at_fork"):  # an environment's own processes end at once
+            default = partial(signal.signal, signal.SIGTERM, signal.SIG_DFL)
+            os.register_at_fork(after_in_child=default)
 
 
-def exit_by_signal(number: int, _: object) -> None:
-    """Ends the process with the exit status that shells give to a signal."""
-    sys.exit(128 + number)
-
-
-def print_environments_traceback(error: BaseException) -> None:
-    """Prints where in the environment's own code an EnvironmentFailure comes from, if it does."""
-    while error and not isinstance(error, EnvironmentFailure):
-        error = error.__cause__
-    while error:
-        frames = error.__traceback__
-        while frames and is_around_environment(frames.tb_frame.f_globals.get("__name__", "")):
-            frames = frames.tb_next
-        if frames:
-            traceback.print_exception(error.with_traceback(frames))
-            return
-        error = error.__cause__
-
-
-def is_around_environment(module: str) -> bool:
-    """Whether a module is this script, or a library through which it calls an environment."""
-    return module == __name__ or module.split(".")[0] in ("gymnasium", "contextlib", "importlib")
+def raise_terminated(*_: object) -> NoReturn:
+    """The handler of SIGTERM."""
+    raise Terminated
 
 
 def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
     """Prints a traceback, but not when TensorBoard's thread cannot write: train() will say so."""
-    if not isinstance(failure.exc_value, OSError):
+    is_tensorboards = type(failure.thread).__module__.startswith("tensorboard.")
+    if not (is_tensorboards and isinstance(failure.exc_value, OSError)):
         threading.__excepthook__(failure)
+
+
+# What stands between this script and the code of an environment
+LIBRARIES_AROUND = (
+    *("contextlib", "gymnasium", "imageio", "imageio_ffmpeg", "importlib", "moviepy", "proglog"),
+    __name__,
+)
+
+
+def print_environments_traceback(error: BaseException) -> None:
+    """Prints where in the environment's own code an EnvironmentFailure comes from, if it does."""
+    chain = [error]
+    while chain[-1].__cause__:
+        chain.append(chain[-1].__cause__)
+    if not any(isinstance(link, EnvironmentFailure) for link in chain):
+        return
+    for link in chain:
+        frames = own_frames(link.__traceback__)
+        if frames:
+            traceback.print_exception(link.with_traceback(frames))
+            return
+
+
+def own_frames(frames: TracebackType | None) -> TracebackType | None:
+    """A traceback from the first frame on that is in the environment's own code."""
+    while frames:
+        module = frames.tb_frame.f_globals.get("__name__", "")
+        if module.partition(".")[0] not in LIBRARIES_AROUND:
+            return frames
+        frames = frames.tb_next
+    return None
 
 
 def in_one_line(error: BaseException) -> str:
@@ -1608,7 +1750,7 @@ def in_one_line(error: BaseException) -> str:
     if not text:  # a MemoryError says nothing
         text = type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name:
-        text += f" (pip install {error.name})"
+        text += f" (pip install {error.name.partition('.')[0]})"
     return text
 
 

@@ -1,5 +1,6 @@
 """The fixtures that several test modules share."""
 
+import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ def command(script, monkeypatch, capsys):
     """
     monkeypatch.setattr(script, "plot", lambda *_: None)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # which main() replaces
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def show(message, category, filename, line, *_):
         print(warnings.formatwarning(message, category, filename, line), file=sys.stderr)
@@ -58,7 +60,9 @@ def command(script, monkeypatch, capsys):
         out, err = capsys.readouterr()
         return status, out, err
 
-    return run
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 class FinishedRuns:

@@ -32,6 +32,7 @@ class Copy:
 NETWORKS = ("Args", "linear", "normalisation", "Actor", "Critic", "DDPG", "prepare_framework")
 TORCH_FILES = (
     "SUFFIX",
+    "PLAIN_TYPES",
     "LIBRARIES",
     "save_weights",
     "to_loadable",
@@ -61,9 +62,10 @@ COPIES = [
         own=(
             *("Args", "OrnsteinUhlenbeckNoise", "GaussianNoise", "make_noise", "Policy"),
             *("linear", "normalisation", "Actor", "Critic", "DDPG"),
-            *("ReplayBuffer.add", "ReplayBuffer.sample", "train", "Training.__doc__"),
+            *("ReplayBuffer.add", "ReplayBuffer.sample", "Training.__doc__"),
+            *("train", "training_loop"),
             *("CheckedEnv.__doc__", "CheckedEnv.__init__", "CheckedEnv.step"),
-            *("check_spaces", "sizes_of", "load_policy", "plot_returns", "check"),
+            *("check_actions", "is_bounded", "sizes_of", "load_policy", "plot_returns", "check"),
         ),
         rename=("DDPG", "DQN"),
     ),

@@ -93,13 +93,13 @@ def test_a_change_of_the_source_is_copied_into_every_script_and_nothing_else_is(
 
 
 def test_what_a_script_has_of_its_own_survives(copies):
-    copies.edit("ddpg_continuous", *edited("check_spaces"))  # dqn.py has other actions
+    copies.edit("ddpg_continuous", *edited("check_actions"))  # dqn.py has other actions
     copies.edit("ddpg_continuous", "def add(", "def add(  # edited")
     copies.edit("ddpg_continuous", "def __len__(self)", "def __len__( self )")
     before = parts(copies.read("dqn"))
     assert copies.run()[0] == 0
     after = parts(copies.read("dqn"))
-    assert after["check_spaces"] == before["check_spaces"]
+    assert after["check_actions"] == before["check_actions"]
     buffer = before["ReplayBuffer"].replace("def __len__(self)", "def __len__( self )")
     assert after["ReplayBuffer"] == buffer, "its add() is its own, its __len__() is shared"
     for name in ("ddpg_tf_explicit", "ddpg_keras"):

@@ -527,6 +527,6 @@ def test_a_run_goes_on_only_in_the_backend_that_began_it(run, command):
     versions["mxnet"] = versions.pop(ddpg_keras.BACKEND)
     (run / "args.json").write_text(json.dumps(content))
     before = snapshot(run)
-    refused(command("--resume", run), "KERAS_BACKEND=mxnet")
+    refused(command("--resume", run, "--total-timesteps", 500), "KERAS_BACKEND=mxnet")
     assert snapshot(run) == before
     assert command("--evaluate", run / "best.npz", "--eval-episodes", 1)[0] == 0

@@ -37,7 +37,8 @@ def run(command, folder):
 def test_results_without_a_checkpoint_are_refused_and_left_as_they_are(command, run):
     (run / "checkpoint.pt").unlink()
     before = snapshot(run)
-    refused(command("--resume", run), "run has results", "no checkpoint", "--run-name")
+    result = command("--resume", run, "--total-timesteps", 200)
+    refused(result, "run has results", "no checkpoint", "--run-name")
     assert snapshot(run) == before
 
 
@@ -65,6 +66,38 @@ def test_a_run_killed_before_its_first_results_begins_again(command, folder, mon
     assert command("--resume", "runs/run")[0] == 0
     assert command(*FLAGS, "--run-name", "reference")[0] == 0
     assert_same_run(folder / "runs/run", folder / "runs/reference")
+
+
+def test_a_finished_run_is_left_as_it_is_until_it_is_to_go_on(command, folder):
+    """Its only checkpoint is that of step 0: a resume would train it again from there."""
+    assert command(*FLAGS, "--checkpoint-every", 10_000)[0] == 0
+    run = folder / "runs/run"
+    before = snapshot(run)
+    status, out, err = command("--resume", run)
+    assert (status, err) == (0, "")
+    assert "finished" in out
+    assert "--total-timesteps" in out
+    assert snapshot(run) == before
+
+
+def test_a_resume_that_is_refused_has_changed_no_file(command, run):
+    content = json.loads((run / "args.json").read_text())
+    del content["versions"]
+    (run / "args.json").write_text(json.dumps(content))
+    (run / "best.pt").write_bytes(b"later")
+    before = snapshot(run)
+    refused(command("--resume", run, "--total-timesteps", 200), "args.json", "versions")
+    assert snapshot(run) == before
+
+
+def test_a_write_that_fails_leaves_no_half_of_a_file(folder, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(script.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        script.save_json(folder / "content.json", {"x": 1})
+    assert not list(folder.iterdir())
 
 
 # --------------------------------------------------------------------------------------------- logs
@@ -98,7 +131,7 @@ def test_a_log_that_somebody_changed_is_neither_cut_nor_extended(name, change, c
 def test_a_log_that_is_missing_is_named(command, run):
     (run / "episodes.csv").unlink()
     before = snapshot(run)
-    refused(command("--resume", run), "episodes.csv is missing")
+    refused(command("--resume", run, "--total-timesteps", 200), "episodes.csv is missing")
     assert snapshot(run) == before
 
 

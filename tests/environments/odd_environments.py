@@ -4,9 +4,11 @@ Their ids are odd_environments:NAME-v0. What becomes of each: test_odd_environme
 """
 
 import subprocess
+import threading
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 
 V3 = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -189,6 +191,15 @@ class RaisesOSError(Raises):
 
 
 @register
+class Exits(Raises):  # ends the process, as one whose window is closed
+    def step(self, action):
+        Raises.steps += 1
+        if Raises.steps > 150:
+            raise SystemExit
+        return Base.step(self, action)
+
+
+@register
 class Integers(Base):  # an integer Box of actions: 0 .. 10
     action_space = spaces.Box(0, 10, (2,), np.int32)
 
@@ -196,6 +207,20 @@ class Integers(Base):  # an integer Box of actions: 0 .. 10
         o, _, a, b, i = super().step(action)
         table = list(range(11))
         return o, float(table[action[0]] + table[action[1]]), a, b, i
+
+
+@register
+class IntegersAndCloses(Closes):  # is refused, and fails when it is closed
+    action_space = spaces.Box(0, 10, (2,), np.int32)
+
+
+@register
+class HalfPrecision(Base):  # insists on its own type of actions
+    action_space = spaces.Box(-1, 1, (1,), np.float16)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action.dtype
+        return super().step(action)
 
 
 @register
@@ -252,6 +277,20 @@ class RewardText(Base):
     def step(self, action):
         o, _, a, b, i = super().step(action)
         return o, "high", a, b, i
+
+
+@register
+class RewardTensor(Base):  # a learned reward, which still asks for a gradient
+    def step(self, action):
+        o, r, a, b, i = super().step(action)
+        return o, torch.tensor(r, requires_grad=True), a, b, i
+
+
+@register
+class RewardRagged(Base):
+    def step(self, action):
+        o, r, a, b, i = super().step(action)
+        return o, [r, [r, r]], a, b, i
 
 
 @register
@@ -360,6 +399,32 @@ class OldMetadata(Base):  # the names of gym < 0.26
 class RenderNone(Base):
     def render(self):
         return None
+
+
+@register
+class RenderFloat(Base):
+    def render(self):
+        return np.zeros((64, 64))
+
+
+@register
+class RenderModeForgotten(Base):  # takes render_mode and does not keep it
+    render_mode = None
+
+    def __init__(self, render_mode=None):
+        pass
+
+
+@register
+class Threaded(Base):  # a thread of its own fails
+    def reset(self, *, seed=None, options=None):
+        thread = threading.Thread(target=self.listen)
+        thread.start()
+        thread.join()
+        return super().reset(seed=seed)
+
+    def listen(self):
+        raise ConnectionResetError(104, "Connection reset by peer")
 
 
 @register
