@@ -600,11 +600,13 @@ class EnvironmentFailure(RunError):
 def environment_code(what: str) -> Iterator[None]:
     """Turns what the environment's code raises inside into an EnvironmentFailure.
 
-    SystemExit, too: an environment whose window is closed is no end of the run.
+    Whatever it is, but Ctrl-C: an environment that calls sys.exit() has failed as well.
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
         kind = type(error).__name__
         text = in_one_line(error)
         if text != kind:
@@ -684,19 +686,20 @@ class CheckedEnv(gym.Wrapper):
         Some of those keep a Box2D world across resets, so that an episode depends on those before
         it. Others are kept: they may carry a curriculum from episode to episode.
         """
-        spec = self.env.spec
+        spec = self.unwrapped.spec
         if is_gymnasiums_own(spec):
             self.close()
             with environment_code(f"making {spec.id}"):
-                self.env = gym.make(spec)
+                self.env = gym.make(spec.id, **spec.kwargs)
 
 
 def close_env(env: gym.Env) -> None:
     """Closes an environment; only prints what that raises, since an earlier error matters more."""
     try:
-        env.close()
-    except (Exception, SystemExit) as error:
-        print(f"close() of the environment failed: {in_one_line(error)}", file=sys.stderr)
+        with environment_code("close()"):
+            env.close()
+    except EnvironmentFailure as error:
+        print(f"{error}; the run is not affected", file=sys.stderr)
 
 
 def check_finite(value: np.ndarray | float, name: str) -> None:
@@ -726,8 +729,10 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | None = N
     with environment_code(f"making {env_id}"):
         env = gym.make(env_id, **options)
     try:
-        check_actions(env.action_space, env_id)
-        check_observations(env.observation_space, env_id)
+        with environment_code(f"reading the spaces of {env_id}"):
+            actions, observations = env.action_space, env.observation_space
+        check_actions(actions, env_id)
+        check_observations(observations, env_id)
         if render_mode:
             check_render_mode(env, render_mode, env_id)
         if video:
@@ -743,15 +748,15 @@ def current_id(env_id: str) -> str:
     name, _, version = env_id.rpartition("-v")
     versions = {}
     for spec in gym.registry.values():
-        if is_gymnasiums_own(spec) and spec.id.rpartition("-v")[0] == name:
+        # MuJoCo's v2 and v3 are retired, too: gymnasium has functions for them that raise
+        is_made = isinstance(spec.entry_point, str) and is_gymnasiums_own(spec)
+        if is_made and spec.id.rpartition("-v")[0] == name:
             versions[spec.version] = spec
-    if not versions or not version.isdigit():
+    registered = gym.registry.get(env_id)
+    is_somebodys = registered and not is_gymnasiums_own(registered)
+    if is_somebodys or not versions or not version.isdigit():
         return env_id
-    # gymnasium has deleted some retired ids; others (MuJoCo's v2 and v3) are functions that raise
-    spec = versions.get(int(version))
-    is_deleted = spec is None and int(version) < max(versions)
-    only_raises = spec is not None and callable(spec.entry_point)
-    if not is_deleted and not only_raises:
+    if int(version) in versions or int(version) > max(versions):
         return env_id
     current = versions[max(versions)].id
     print(f"{env_id} is retired: running the current version, {current}")
@@ -799,7 +804,8 @@ def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
 # ------------------------------------------------------------------------------ windows and videos
 def check_render_mode(env: gym.Env, render_mode: str, env_id: str) -> None:
     """RunError if the environment does not have the render mode that it was made with."""
-    if render_mode not in env.metadata.get("render_modes", []) or env.render_mode != render_mode:
+    modes = env.metadata.get("render_modes") or []
+    if render_mode not in modes or env.render_mode != render_mode:
         hint = "leave out --render and --capture-video"
         raise RunError(f"{env_id} has no render mode {render_mode}: {hint}")
 
@@ -834,7 +840,8 @@ def check_frame(env_id: str) -> None:
         env.reset(seed=0)
         with environment_code("render()"):
             frame = np.asarray(env.render())
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+    is_picture = frame.ndim == 3 and frame.shape[2] == 3 and frame.size > 0
+    if frame.dtype != np.uint8 or not is_picture:
         what = f"an array of {frame.dtype}, shape {frame.shape}"
         raise RunError(f"render() gives {what}, and not uint8 (height, width, 3)")
 
@@ -855,7 +862,10 @@ def sizes_of(env: gym.Env) -> list[int]:
 def reward_threshold(env: gym.Env) -> float:
     """The mean return at which gymnasium calls the task solved; infinite if it names none."""
     threshold = env.unwrapped.spec.reward_threshold
-    return np.inf if threshold is None else threshold
+    if threshold is None:
+        return np.inf
+    with environment_code("reading its reward_threshold"):
+        return float(threshold)
 
 
 def episodic_returns(env: gym.Env, policy: Policy, episodes: int, seed: int) -> list[float]:
@@ -927,7 +937,8 @@ LIBRARIES = (gym, np, tf, keras)  # whose versions args.json names
 def save_weights(path: Path, content: dict) -> None:
     """Writes numbers and strings, in dicts and lists, and arrays, in dicts alone, as an .npz.
 
-    {"replay": {"rows": rows}} becomes the array replay/rows. All else becomes JSON text.
+    {"replay": {"rows": rows}} becomes the array replay/rows. All else becomes JSON text, in which
+    tuples are lists.
     RunError, naming the place, if load_weights could not read it.
     """
     data = BytesIO()
@@ -952,12 +963,19 @@ def flatten(content: dict, prefix: str = "") -> dict[str, np.ndarray]:
         elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
             arrays[name] = value
         else:
-            with as_run_error(f"{name} cannot be saved"):
-                text = json.dumps(value)
-                if json.loads(text) != value:  # tuples, and keys that are no text
-                    raise RunError(f"as JSON it would become {text}")
-            arrays[name] = np.array(text)
+            arrays[name] = np.array(json.dumps(to_plain(value, name)))
     return arrays
+
+
+def to_plain(value: object, name: str) -> object:
+    """The value as JSON has it, tuples as lists; RunError, naming the place, if it has no such."""
+    if isinstance(value, list | tuple):
+        return [to_plain(inner, f"{name}/{i}") for i, inner in enumerate(value)]
+    if isinstance(value, dict) and all(type(key) is str for key in value):
+        return {key: to_plain(inner, f"{name}/{key}") for key, inner in value.items()}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise RunError(f"{name} cannot be saved: it is a {type(value).__name__}")
 
 
 def load_weights(path: Path) -> dict:
@@ -1128,7 +1146,7 @@ def restore_checkpoint(path: Path, args: Args, training: Training) -> SavedFiles
     """
     checkpoint = path / f"checkpoint{SUFFIX}"
     if not checkpoint.exists():
-        if log_files(path) or (path / f"best{SUFFIX}").exists():
+        if {file.name for file in path.iterdir()} - {".lock", "args.json"}:
             hint = f"bring back {checkpoint.name}, or train anew under another --run-name"
             raise RunError(f"{path} has results, but no checkpoint to go on from: {hint}")
         return SavedFiles()
@@ -1155,6 +1173,31 @@ def restore_best(file: Path, content: np.ndarray) -> None:
 
 
 # ----------------------------------------------------------------------------------------- logging
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Lets Ctrl-C and SIGTERM wait for the end of the block.
+
+    An exception in the middle of TensorBoard's code could leave a lock of its queue held: closing
+    it would then wait for ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals reach the main thread alone
+        return
+    came = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, lambda *signal_and_frame: came.append(signal_and_frame))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+    for number, frame in came:
+        handlers[number](number, frame)
+
+
 class Logger:
     """Takes a run's values to CSVs, TensorBoard, Weights & Biases and a progress bar."""
 
@@ -1175,12 +1218,23 @@ class Logger:
         """Adds a row to NAME.csv; sends all but csv_only to TensorBoard and W&B, too."""
         csv = self.path / f"{name}.csv"
         row = pd.DataFrame([{"step": step, **values, **(csv_only or {})}])
-        row.to_csv(csv, mode="a", header=not csv.exists(), index=False, lineterminator="\n")
-        for key, value in values.items():
-            self.events.add_scalar(f"{name}/{key}", value, step)
-        if self.wandb_run:  # it ignores steps that it already has, as after --resume
-            named = {f"{name}/{key}": value for key, value in values.items()}
-            self.wandb_run.log(named, step=step)
+        named = {f"{name}/{key}": value for key, value in values.items()}
+        with deferred_signals():
+            row.to_csv(csv, mode="a", header=not csv.exists(), index=False, lineterminator="\n")
+            self.log_to_tensorboard(step, named)
+            if self.wandb_run:  # it ignores steps that it already has, as after --resume
+                self.wandb_run.log(named, step=step)
+
+    def log_to_tensorboard(self, step: int, values: dict) -> None:
+        """Sends the values to TensorBoard alone."""
+        with deferred_signals():
+            for name, value in values.items():
+                self.events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Waits until TensorBoard's file is complete."""
+        with deferred_signals():
+            self.events.flush()
 
     def count_step(self) -> None:
         """Moves the bar on; without a terminal, prints a line every ten seconds."""
@@ -1199,7 +1253,8 @@ class Logger:
     def close(self, exit_code: int) -> None:
         """Writes what is still to be written, and ends the W&B run with this exit code."""
         self.bar.close()
-        self.events.close()
+        with deferred_signals():
+            self.events.close()
         if self.wandb_run:
             self.wandb_run.finish(exit_code)
 
@@ -1223,7 +1278,7 @@ def open_run(args: Args, training: Training, threshold: float) -> Iterator["Run"
     """Locks a run's directory, restores its checkpoint, opens its logs; in the end closes all."""
     if args.track:
         importlib.import_module("wandb")  # if it is missing, say so before anything is written
-    path = run_path(args)
+    path = run_path(args).absolute()  # an environment may change the current folder
     with locked_directory(path, is_new=not args.resume):
         saved = restore_checkpoint(path, args, training)
         notes = args_to_save(path, args, training.progress.step)
@@ -1244,7 +1299,7 @@ def closed_at_the_end(run: "Run") -> Iterator[None]:
     try:
         yield
         run.save_summary()
-        run.logger.events.flush()
+        run.logger.flush()
         is_finished = True
     except KeyboardInterrupt:
         with suppress(OSError):
@@ -1337,7 +1392,7 @@ class Run:
         step = self.progress.step
         self.logger.log("updates", step, values)
         # Steps per second, in TensorBoard alone: the CSVs of equal runs are equal files
-        self.logger.events.add_scalar("SPS", step / self.seconds(), step)
+        self.logger.log_to_tensorboard(step, {"SPS": step / self.seconds()})
 
     def after_step(self, reward: float) -> None:
         """Adds the step to its episode and to the progress bar."""
@@ -1372,10 +1427,7 @@ class Run:
         progress = self.progress
         if progress.latest_evaluation and progress.latest_evaluation["step"] == progress.step:
             return
-        seed = self.args.seed + EVALUATION_SEED
-        with evaluation_env(self.args, self.path, progress.step) as env:
-            policy = self.training.agent.act
-            returns = episodic_returns(env, policy, self.args.eval_episodes, seed)
+        returns = self.play()
         mean = float(np.mean(returns))
         std = float(np.std(returns))
         episodes = {f"episode_{i}": x for i, x in enumerate(returns)}
@@ -1388,6 +1440,18 @@ class Run:
             progress.best_evaluation = progress.latest_evaluation
             save_agent(self.path / f"best{SUFFIX}", self.args, self.training.agent)
 
+    def play(self) -> list[float]:
+        """The returns of an evaluation, in an environment of its own; maybe records the first."""
+        args = self.args
+        video = self.path / "videos" / f"step-{self.progress.step}" if args.capture_video else None
+        seed = args.seed + EVALUATION_SEED
+        try:
+            with make_env(args.env_id, video=video) as env:
+                return episodic_returns(env, self.training.agent.act, args.eval_episodes, seed)
+        except EnvironmentFailure as error:
+            hint = "if only one environment can be open at a time: --eval-every 0"
+            raise RunError(f"in an evaluation, {error} ({hint})") from error
+
     def is_checkpoint_due(self) -> bool:
         """Whether a multiple of --checkpoint-every steps has passed since the last one."""
         every = self.args.checkpoint_every
@@ -1396,7 +1460,7 @@ class Run:
     def save_checkpoint(self) -> None:
         """Saves all that --resume needs; renews the summary and the plots."""
         self.progress.seconds = self.seconds()
-        self.logger.events.flush()  # the checkpoint notes the size of the logs
+        self.logger.flush()  # the checkpoint notes the size of the logs
         write_checkpoint(self.path, self.args, self.training)
         self.checkpoint_step = self.progress.step
         self.save_summary()
@@ -1408,16 +1472,6 @@ class Run:
             plot(self.path, self.threshold)
         except Exception as error:  # a plot that fails must not end the training
             self.logger.message(f"no learning curve: {in_one_line(error)}")
-
-
-def evaluation_env(args: Args, path: Path, step: int) -> CheckedEnv:
-    """An environment for an evaluation alone; with --capture-video it records the first episode."""
-    video = path / "videos" / f"step-{step}" if args.capture_video else None
-    try:
-        return make_env(args.env_id, video=video)
-    except RunError as error:
-        hint = "if only one can be open at a time: --eval-every 0"
-        raise RunError(f"{error} ({hint})") from error
 
 
 def summary(progress: Progress, seconds: float) -> dict:
@@ -1564,6 +1618,9 @@ def as_args(content: dict) -> Args:
             typeguard.check_type(value, types[name])
         except typeguard.TypeCheckError as error:
             raise RunError(f"{name} is {value!r}: {error}") from None
+        numbers = value if isinstance(value, tuple) else (value,)
+        if types[name] is not bool and any(type(number) is bool for number in numbers):
+            raise RunError(f"{name} is {value!r}: it cannot be true or false")
         values[name] = value
     return Args(**values)
 
@@ -1586,6 +1643,7 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
         if steps < old_steps:
             raise RunError(f"--total-timesteps {steps}: the run was started with {old_steps}")
         old_args.total_timesteps = steps
+        check(old_args)
     return old_args
 
 
@@ -1630,8 +1688,8 @@ def run_command() -> None:
     flags = given_flags()
     check_not_empty(args)
     expand_home(args)
-    check(args)
     if args.evaluate:
+        check(args)
         evaluate_file(args, flags)
     elif args.render:
         raise RunError("--render shows a trained policy: it needs --evaluate")
@@ -1642,6 +1700,7 @@ def run_command() -> None:
         else:
             train(args)
     else:
+        check(args)
         train(args)
 
 
@@ -1746,8 +1805,11 @@ def own_frames(frames: TracebackType | None) -> TracebackType | None:
 
 def in_one_line(error: BaseException) -> str:
     """What is wrong; for a missing package, also how to get it."""
-    text = " ".join(str(error).split())
-    if not text:  # a MemoryError says nothing
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # somebody's own exception, of which str() fails
+        text = ""
+    if not text:  # as of a MemoryError
         text = type(error).__name__
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f" (pip install {error.name.partition('.')[0]})"

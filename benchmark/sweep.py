@@ -55,6 +55,7 @@ del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 MAX_KILLS = 3  # a run that signals have killed so often has failed (out of memory?)
+TERMINATED = 128 + signal.SIGTERM  # a script's exit status after SIGTERM
 LAST_LINES = 10  # of a failed run's output
 CSVS = ["episodes", "evaluations", "updates"]  # of a run
 TAIL = 65_536  # bytes at the end of a CSV among which its last row stands
@@ -96,6 +97,8 @@ def train_until_it_ends(run: study.Run, folder: Path, log: TextIO) -> str:
             if difference:
                 return f"it ended as another run than the study's ({difference}): change the study"
             return "it ended before its last step"
+        if status == TERMINATED:
+            status = -signal.SIGTERM
         if status > 0 and not is_locked(run.path):  # locked: another sweep has begun it meanwhile
             return f"exit status {status}"
         if status < 0:

@@ -39,7 +39,7 @@ TORCH_FILES = (
     "load_weights",
     "check_weights",
 )
-NPZ_FILES = ("save_weights", "flatten", "load_weights", "unflatten", "check_weights")
+NPZ_FILES = ("save_weights", "flatten", "to_plain", "load_weights", "unflatten", "check_weights")
 COPIES = [
     Copy(
         "ddpg_continuous.py",

@@ -90,6 +90,8 @@ def test_a_file_in_the_place_of_the_run_is_refused(command, folder):
         ("gamma", "0.99"),
         ("env_id", 3),
         ("run_name", 7),
+        ("hidden_sizes", [True, 16]),
+        ("seed", True),
     ],
 )
 def test_an_args_json_edited_by_hand_is_held_to_the_types_that_args_declares(
@@ -169,6 +171,46 @@ def test_ctrl_c_while_the_libraries_are_imported_leaves_no_traceback(start, fold
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, err) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_middle_of_tensorboards_code_waits_for_its_end(
+    number, command, folder, monkeypatch
+):
+    """An exception there could leave a lock held, for which closing would wait for ever."""
+    add_scalar = script.tensorboard.summary.Writer.add_scalar
+    whole = []
+
+    def interrupted(writer, *values):
+        os.kill(os.getpid(), number)
+        add_scalar(writer, *values)
+        whole.append(values)
+
+    monkeypatch.setattr(script.tensorboard.summary.Writer, "add_scalar", interrupted)
+    status, out, _ = command(*FLAGS, "--run-name", "run")
+    assert status == 128 + number
+    assert "stopped after 0 steps" in out
+    assert len(whole) == 2  # mean and standard deviation of the evaluation at step 0
+
+
+FORKS = """if True:
+    import os, signal
+    import ddpg_continuous as script
+    script.prepare_signals()
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write_end, b"ready")
+        signal.pause()
+    os.read(read_end, 5)
+    os.kill(pid, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_process_that_an_environment_forks_ends_at_sigterm_at_once(start):
+    out, err = start(program=("-c", FORKS)).communicate()
+    assert (out.strip(), err) == (str(-signal.SIGTERM), "")
 
 
 def test_sigterm_does_what_ctrl_c_does_and_exits_with_143(start, command, folder):

@@ -34,8 +34,13 @@ def run(command, folder):
 
 
 # -------------------------------------------------------------------------------------- checkpoints
-def test_results_without_a_checkpoint_are_refused_and_left_as_they_are(command, run):
+@pytest.mark.parametrize("left", ["all of them", "last.pt", "learning_curve.png"])
+def test_results_without_a_checkpoint_are_refused_and_left_as_they_are(left, command, run):
     (run / "checkpoint.pt").unlink()
+    (run / "learning_curve.png").touch()
+    for file in run.iterdir():
+        if left not in ("all of them", file.name) and file.name not in ("args.json", ".lock"):
+            file.unlink()
     before = snapshot(run)
     result = command("--resume", run, "--total-timesteps", 200)
     refused(result, "run has results", "no checkpoint", "--run-name")
@@ -169,6 +174,14 @@ def test_best_weights_that_somebody_moves_away_end_no_training(command, folder, 
 
 
 # ----------------------------------------------------------------------------------------- versions
+def test_the_same_version_built_on_another_day_is_no_other_version():
+    old = {"python": "3.11.7 (main, May 1) [GCC 12]", "numpy": "2.4.6"}
+    new = {"python": "3.11.7 (main, Jun 2) [GCC 13]", "numpy": "2.4.6", "box2d": "2.3.10"}
+    assert script.changed_versions(old, new) == ""
+    new["python"] = "3.12.1 (main, Jun 2) [GCC 13]"
+    assert script.changed_versions(old, new) == "python 3.12.1 instead of 3.11.7"
+
+
 def test_a_resume_with_other_versions_says_so_once_and_keeps_the_old_ones(
     command, run, folder, monkeypatch
 ):

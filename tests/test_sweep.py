@@ -300,6 +300,13 @@ def test_a_run_that_signals_kill_again_and_again_has_failed(file, tmp_path, monk
     assert sweep.train(first_run(file, tmp_path), tmp_path) == "killed 3 times, at last by signal 9"
 
 
+def test_a_run_that_sigterm_ends_is_one_that_was_killed(file, tmp_path, monkeypatch):
+    """A script catches SIGTERM, saves its summary, and exits with 143."""
+    replace_process(monkeypatch, "import sys; sys.exit(143)")
+    ended = sweep.train(first_run(file, tmp_path), tmp_path)
+    assert ended == "killed 3 times, at last by signal 15"
+
+
 @pytest.mark.parametrize("left", [[], [".lock"], [".lock", "args.json.new"]])
 def test_a_run_killed_before_its_first_file_begins_again(left, file, tmp_path, monkeypatch):
     replace_process(monkeypatch, "import sys; sys.exit(3)")

@@ -3,8 +3,10 @@
 Their ids are odd_environments:NAME-v0. What becomes of each: test_odd_environments.py.
 """
 
+import os
 import subprocess
 import threading
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -197,6 +199,50 @@ class Exits(Raises):  # ends the process, as one whose window is closed
         if Raises.steps > 150:
             raise SystemExit
         return Base.step(self, action)
+
+
+class Panic(BaseException):
+    """As extensions in Rust raise it: `except Exception` does not catch it."""
+
+    def __str__(self):
+        raise RuntimeError("it has no text either")
+
+
+@register
+class Panics(Raises):
+    def step(self, action):
+        Raises.steps += 1
+        if Raises.steps > 150:
+            raise Panic
+        return Base.step(self, action)
+
+
+@register
+class PortAtReset(OneAtATime):  # refused at the first reset, not when it is made
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        if OPEN not in ([], [self]):
+            raise RuntimeError("address already in use")
+        OPEN[:] = [self]
+        return super().reset(seed=seed)
+
+
+@register
+class ChangesFolder(Base):  # works in a folder of its own from some reset on
+    def reset(self, *, seed=None, options=None):
+        (Path.cwd() / "own").mkdir(exist_ok=True)
+        os.chdir("own")
+        return super().reset(seed=seed)
+
+
+class NoSpaces(gym.Env):  # and nobody checks it
+    pass
+
+
+gym.register("NoSpaces-v0", NoSpaces, disable_env_checker=True)
+gym.register("ThresholdText-v0", Base, reward_threshold="high")
 
 
 @register
