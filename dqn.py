@@ -1517,8 +1517,6 @@ def main() -> None:
         print_environments_traceback(error)
         print(in_one_line(error), file=sys.stderr)
         sys.exit(2)
-    finally:
-        flush_stdout()
 
 
 def prepare_streams() -> None:
@@ -1528,14 +1526,6 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):  # notebooks have streams of their own
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
-
-
-def flush_stdout() -> None:
-    """Prints what is left; discards it if nobody reads it any more (python … | head)."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminated(KeyboardInterrupt):

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from helpers import (
@@ -64,6 +65,20 @@ def test_an_empty_folder_or_one_of_a_run_killed_at_once_is_taken(command, folder
     (folder / "runs/killed/.lock").touch()
     for name in ("empty", "killed"):
         assert command(*FLAGS, "--run-name", name)[0] == 0
+
+
+def test_a_run_that_another_process_begins_at_the_same_time_is_not_written_to(
+    command, folder, monkeypatch
+):
+    acquire = script.filelock.FileLock.acquire
+
+    def too_late(lock, **options):
+        (folder / "runs/run/args.json").write_text("{}")
+        return acquire(lock, **options)
+
+    monkeypatch.setattr(script.filelock.FileLock, "acquire", too_late)
+    refused(command(*FLAGS, "--run-name", "run"), "holds a run")
+    assert (folder / "runs/run/args.json").read_text() == "{}"
 
 
 def test_a_file_in_the_place_of_the_run_is_refused(command, folder):
@@ -158,7 +173,35 @@ def test_what_nobody_reads_to_its_end_leaves_no_traceback(flags, command, start)
     assert (process.wait(), err) == (1, "")
 
 
+def test_each_line_is_printed_at_once_and_in_the_signs_that_the_stream_has(folder, monkeypatch):
+    with (folder / "output").open("w", encoding="ascii", newline="\n") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        script.prepare_streams()
+        print("1 ± 2")
+        assert (folder / "output").read_bytes() == b"1 ? 2\n"
+
+
 # ------------------------------------------------------------------------------------------ signals
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_shell_has_switched_off_stays_off(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        script.prepare_signals()
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_in_another_thread_than_the_main_one_signals_stay_as_they_are():
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(script.prepare_signals).result()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_ctrl_c_while_the_libraries_are_imported_leaves_no_traceback(start, folder):
     slow = "open('importing', 'w').close(); import time; time.sleep(60)"
     (folder / "typeguard.py").write_text(slow)  # imported after torch

@@ -7,7 +7,7 @@ import re
 import gymnasium as gym
 import numpy as np
 import pytest
-from helpers import POINT, ROOT, SMOKE, assert_same_run, snapshot
+from helpers import POINT, ROOT, SMOKE, assert_same_run, refused, snapshot
 from moviepy import VideoFileClip
 
 import ddpg_continuous as script
@@ -103,6 +103,11 @@ def test_a_policy_loads_in_ones_own_program(smoke):
     observation, reward, *_ = env.step(action)
     assert observation.shape == (8,)
     assert isinstance(reward, float)
+
+
+def test_to_show_and_to_record_at_once_is_refused(command, smoke):
+    result = command("--evaluate", smoke[0] / "best.pt", "--render", "--capture-video")
+    refused(result, "one of the two")
 
 
 def test_the_readmes_program_runs_as_it_stands(smoke):

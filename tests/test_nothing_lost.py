@@ -1,5 +1,6 @@
 """What is on disk is never lost: what a resume, a plot or somebody's hand could spoil."""
 
+import importlib.metadata
 import json
 import shutil
 
@@ -140,6 +141,14 @@ def test_a_log_that_is_missing_is_named(command, run):
     assert snapshot(run) == before
 
 
+def test_a_tensorboard_file_that_was_changed_is_named(command, run):
+    file = next(run.glob("events.*"))
+    file.write_bytes(file.read_bytes()[::-1])
+    before = snapshot(run)
+    refused(command("--resume", run, "--total-timesteps", 200), file.name, "changed")
+    assert snapshot(run) == before
+
+
 def test_without_tensorboards_files_a_run_goes_on(command, run):
     """They only repeat the CSVs."""
     for file in run.glob("events.*"):
@@ -160,6 +169,17 @@ def test_a_plot_that_fails_ends_no_training(command, folder, monkeypatch):
     assert summary(folder / "runs/run")["steps"] == 130
 
 
+def test_a_run_whose_summary_cannot_be_written_is_not_said_to_be_finished(command, monkeypatch):
+    def full(_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(script.Run, "save_summary", full)
+    result = command(*FLAGS, "--checkpoint-every", 1000)
+    refused(result, "step 130:", "No space left")
+    assert "stopped after 130 steps" in result[1]
+    assert "finished" not in result[1]
+
+
 def test_best_weights_that_somebody_moves_away_end_no_training(command, folder, monkeypatch):
     after_episode = script.Run.after_episode
 
@@ -174,6 +194,16 @@ def test_best_weights_that_somebody_moves_away_end_no_training(command, folder, 
 
 
 # ----------------------------------------------------------------------------------------- versions
+def test_a_run_notes_the_versions_of_the_simulators_that_are_installed(monkeypatch):
+    assert {"box2d", "mujoco"} <= script.versions().keys()
+
+    def version(_):
+        raise importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert set(script.versions()) == {"python", "gymnasium", "numpy", "torch"}
+
+
 def test_the_same_version_built_on_another_day_is_no_other_version():
     old = {"python": "3.11.7 (main, May 1) [GCC 12]", "numpy": "2.4.6"}
     new = {"python": "3.11.7 (main, Jun 2) [GCC 13]", "numpy": "2.4.6", "box2d": "2.3.10"}

@@ -40,6 +40,7 @@ CASES = [
     ("LegacyRandom-v0", ddpg_continuous, TRAINS),
     ("Twister-v0", ddpg_continuous, TRAINS),
     ("GlobalRandom-v0", ddpg_continuous, TRAINS),
+    ("ModuleRandom-v0", ddpg_continuous, TRAINS),
     ("Curriculum-v0", ddpg_continuous, TRAINS),
     ("Normalised-v0", ddpg_continuous, TRAINS),
     ("Shifted-v0", ddpg_continuous, TRAINS),
@@ -72,8 +73,11 @@ CASES = [
     # Its interface
     ("OldReset-v0", ddpg_continuous, ("step 0:", "reset() failed", "argument 'seed'")),
     ("ResetNoInfo-v0", ddpg_continuous, ("step 0:", "reset()", "observation, info")),
+    ("ResetPairNoInfo-v0", ddpg_continuous, ("step 0:", "reset()", "observation, info")),
     ("Options-v0", ddpg_continuous, ("step 0:", "reset() failed", "TypeError")),
     ("OldStep-v0", ddpg_continuous, ("step 0:", "step() failed", "expected 5, got 4")),
+    ("OldStepUnchecked-v0", ddpg_continuous, ("step 0:", "step()", "terminated, truncated")),
+    ("RaisesFrom-v0", ddpg_continuous, ("step() failed", "ValueError", "no state")),
     ("Raises-v0", ddpg_continuous, ("step() failed", "RuntimeError", "became unstable")),
     ("Exits-v0", ddpg_continuous, ("step() failed", "SystemExit")),
     ("Panics-v0", ddpg_continuous, ("step() failed", "Panic")),
@@ -83,6 +87,7 @@ CASES = [
     # Observations
     ("WrongShape-v0", ddpg_continuous, ("step 0:", "shape (3, 1)", "says (3,)")),
     ("WrongSize-v0", ddpg_continuous, ("step 0:", "shape (4,)", "says (3,)")),
+    ("DictObservation-v0", ddpg_continuous, ("reading the observation failed", "TypeError")),
     ("ScalarObservation-v0", ddpg_continuous, ("step 0:", "shape ()", "says (1,)")),
     ("ColumnObservation-v0", ddpg_continuous, ("step 0:", "shape (1, 1)", "says (1,)")),
     ("Zero-v0", ddpg_continuous, ("observes", "(0,)", "one number or more")),
@@ -93,6 +98,9 @@ CASES = [
     # Rewards and ends
     ("RewardVector-v0", ddpg_continuous, TRAINS),
     ("DoneVector-v0", ddpg_continuous, TRAINS),
+    ("RewardInteger-v0", ddpg_continuous, TRAINS),
+    ("TerminatedNone-v0", ddpg_continuous, ("terminated is None", "one number")),
+    ("TruncatedNone-v0", ddpg_continuous, ("truncated is None", "one number")),
     ("RewardNone-v0", ddpg_continuous, ("step 0:", "the reward is None", "one number")),
     ("RewardTwo-v0", ddpg_continuous, ("step 0:", "the reward is [", "one number")),
     ("RewardRagged-v0", ddpg_continuous, ("step 0:", "reading the reward failed")),
@@ -106,6 +114,7 @@ CASES = [
     ("HugeAction-v0", ddpg_continuous, UNUSUAL_BOX),
     ("ZeroDimAction-v0", ddpg_continuous, UNUSUAL_BOX),
     ("D-v0", ddpg_continuous, ("Discrete", "dqn.py")),
+    ("SpawnsDiscrete-v0", ddpg_continuous, ("Discrete", "dqn.py")),
     ("D-v0", dqn, TRAINS),
     ("DNegative-v0", dqn, TRAINS),
     ("DStrict-v0", dqn, TRAINS),
@@ -205,10 +214,11 @@ def test_one_seed_is_one_run_also_after_a_kill_whatever_generator_reset_seeds(
         assert_same_run(folder / "runs" / run, folder / "runs/one")
 
 
-def test_an_environment_that_draws_from_numpys_global_generator_is_seeded_at_the_start(
-    command, folder
+@pytest.mark.parametrize("name", ["GlobalRandom-v0", "ModuleRandom-v0"])
+def test_an_environment_that_draws_from_a_global_generator_is_seeded_at_the_start(
+    name, command, folder
 ):
-    flags = flags_of("GlobalRandom-v0", "--learning-starts", 20)
+    flags = flags_of(name, "--learning-starts", 20)
     for run in ("one", "two"):
         assert command(*flags, "--run-name", run)[0] == 0
     assert_same_run(folder / "runs/two", folder / "runs/one")
@@ -233,11 +243,14 @@ def test_an_environment_that_learns_across_episodes_goes_on_after_a_checkpoint(c
 
 
 # ---------------------------------------------------------------------------- opened and closed
-@pytest.mark.parametrize("ending", ["finished", "refused", "failed", "interrupted"])
+@pytest.mark.parametrize("ending", ["finished", "unsuitable", "refused", "failed", "interrupted"])
 def test_an_environment_is_closed_however_the_run_ends(ending, command, folder, monkeypatch):
     flags = flags_of("Spawns-v0")
     status = 0
-    if ending == "refused":
+    if ending == "unsuitable":
+        flags = flags_of("SpawnsDiscrete-v0")
+        status = 2
+    elif ending == "refused":
         (folder / "runs/run").mkdir(parents=True)
         (folder / "runs/run/notes.txt").write_text("mine")
         status = 2
@@ -250,8 +263,18 @@ def test_an_environment_is_closed_however_the_run_ends(ending, command, folder, 
 
         monkeypatch.setattr(odd_environments.Spawns, "step", fail)
     assert command(*flags)[0] == status
+    assert_all_children_have_ended()
+
+
+def assert_all_children_have_ended():
     assert odd_environments.CHILDREN
     assert all(child.poll() is not None for child in odd_environments.CHILDREN)
+
+
+def test_the_environments_that_try_a_video_are_closed(command):
+    assert command(*flags_of("Spawns-v0", "--eval-every", 0, "--capture-video"))[0] == 0
+    assert len(odd_environments.CHILDREN) == 3  # a frame, a video, the training
+    assert_all_children_have_ended()
 
 
 def test_what_close_raises_is_shown_and_changes_nothing_else(command, folder):
@@ -278,6 +301,23 @@ def test_an_id_of_ones_own_is_not_retired_even_if_gymnasium_once_had_it(capsys):
     finally:
         del gym.registry["Pendulum-v0"]
     assert "retired" not in capsys.readouterr().out
+
+
+def test_a_gymnasium_environment_that_cannot_be_made_anew_is_named(command, monkeypatch):
+    make = gym.make
+    made = []
+
+    def make_once(env_id, **options):
+        if made:
+            raise RuntimeError("no licence")
+        made.append(env_id)
+        return make(env_id, **options)
+
+    monkeypatch.setattr(gym, "make", make_once)
+    status, _, err = command(*SMALL, "--env-id", "Pendulum-v1", "--eval-every", 0)
+    assert status == 2
+    failure = "making Pendulum-v1 failed: RuntimeError: no licence"
+    assert err.splitlines()[-1] == f"step 200: {failure}; the checkpoint of step 200 is whole"
 
 
 def test_gymnasiums_own_environments_are_made_anew_at_a_checkpoint_after_the_old_one_is_closed(
@@ -314,6 +354,7 @@ def test_what_no_time_limit_means_is_said_in_one_line_at_the_start(command, monk
     first_line = out.splitlines()[0]
     for part in ("odd_environments:Endless-v0", "without a time limit", "max_episode_steps"):
         assert part in first_line
+    assert "without a time limit" in command("--evaluate", "runs/run/last.pt")[1].splitlines()[0]
     for name in ("odd_environments:Limited-v0", "Pendulum-v1"):
         flags = ("--env-id", name, "--run-name", name)
         assert "time limit" not in command(*SMALL, *flags)[1]
@@ -352,10 +393,20 @@ def test_what_an_environment_raises_is_named_with_step_and_checkpoint_below_its_
 
 
 def test_no_traceback_where_the_fault_is_in_what_the_environment_declares(command):
-    for name in ("WrongShape-v0", "RewardTwo-v0", "OldReset-v0", "Kwargs-v0", "Newer-v0"):
+    for name in (
+        *("WrongShape-v0", "RewardTwo-v0", "OldReset-v0", "Kwargs-v0", "Newer-v0"),
+        *("WrongEntry-v0", "WrongClass-v0"),
+    ):
         status, _, err = command(*flags_of(name, "--run-name", name))
         assert status == 2
         assert "Traceback" not in err, name
+
+
+def test_an_error_from_another_one_is_shown_with_it_and_once(command):
+    _, _, err = command(*flags_of("RaisesFrom-v0", "--eval-every", 0))
+    assert err.count("Traceback") == 2
+    assert err.count("RuntimeError: simulation became unstable") == 1
+    assert err.count("ValueError: no state") == 2  # in the traceback and in the last line
 
 
 def test_gymnasiums_own_warnings_are_shown(command):
@@ -409,11 +460,17 @@ def test_what_render_raises_names_what_mujoco_needs_without_a_display(command, f
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there always is a display")
 def test_render_without_a_display_is_refused_before_mujoco_aborts_the_process(command, monkeypatch):
-    assert command(*flags_of("Base-v0"))[0] == 0
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    for name in names:
         monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ddpg_continuous.RunError, match="needs a display"):
+        ddpg_continuous.check_display()
     result = command("--evaluate", "runs/run/best.pt", "--render")
     refused(result, "--render", "DISPLAY", "--capture-video")
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "x")
+            ddpg_continuous.check_display()
 
 
 # ---------------------------------------------------------------------------- kinds of numbers

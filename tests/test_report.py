@@ -481,7 +481,10 @@ def test_a_damaged_csv_is_one_line_that_names_it(damage, results, main, tmp_path
     """A row that is missing would make the last evaluation of every seed another one."""
     file = next(results.glob("better/*/one/seed-1/evaluations.csv"))
     file.write_text(DAMAGES[damage](file.read_text()))
-    refused(main(tmp_path / "better.toml"), str(file), "damaged")
+    result = main(tmp_path / "better.toml")
+    refused(result, str(file), "damaged")
+    if damage == "an evaluation less":
+        refused(result, "the evaluation of step 2000 is missing")
 
 
 # ----------------------------------------------------------------------------- the page of results

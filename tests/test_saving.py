@@ -149,6 +149,8 @@ def test_in_an_npz_a_key_has_no_slash_which_would_split_it():
 
 
 def test_in_a_pt_file_whatever_torch_itself_would_refuse_is_not_written():
+    with pytest.raises(dqn.RunError, match="a/1/0 cannot be saved"):
+        dqn.save_weights(Path("file"), {"a": [1, [Path("x")]]})
     for value in (Enumerated.ONE, np.array([1.0], ">f4")):
         with pytest.raises(dqn.RunError, match="cannot be saved"):
             dqn.save_weights(Path("file"), {"value": value})

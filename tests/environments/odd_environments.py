@@ -4,6 +4,7 @@ Their ids are odd_environments:NAME-v0. What becomes of each: test_odd_environme
 """
 
 import os
+import random
 import subprocess
 import threading
 from pathlib import Path
@@ -84,6 +85,18 @@ class ResetNoInfo(Base):  # new signature, returns the observation alone
 
 
 @register
+class ResetPairNoInfo(Base):  # the same, and the observation has two numbers
+    observation_space = spaces.Box(-9, 9, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(2, np.float32)
+
+
+gym.register("OldStepUnchecked-v0", OldStep, disable_env_checker=True)
+
+
+@register
 class LegacyRandom(Base):  # np_random is a RandomState
     def reset(self, *, seed=None, options=None):
         if seed is not None or self._np_random is None:
@@ -105,6 +118,12 @@ class Twister(Base):  # a Generator, but not on PCG64
 class GlobalRandom(Base):  # draws from np.random, ignores the seed
     def obs(self):
         return np.random.standard_normal(3).astype(np.float32)  # noqa: NPY002
+
+
+@register
+class ModuleRandom(Base):  # draws from random, ignores the seed
+    def obs(self):
+        return np.full(3, random.random(), np.float32)
 
 
 @register
@@ -164,6 +183,7 @@ CHILDREN = []
 @register
 class Spawns(Base):  # a simulator in a process of its own, ended by close()
     def __init__(self, render_mode=None):
+        self.render_mode = render_mode
         self.process = subprocess.Popen(["sleep", "600"])
         CHILDREN.append(self.process)
 
@@ -181,6 +201,15 @@ class Raises(Base):  # fails in the middle of the training
         if Raises.steps > 150:
             raise RuntimeError("simulation became unstable")
         return super().step(action)
+
+
+@register
+class RaisesFrom(Raises):  # one error from another
+    def step(self, action):
+        try:
+            return super().step(action)
+        except RuntimeError as error:
+            raise ValueError("no state") from error
 
 
 @register
@@ -282,6 +311,12 @@ class WrongSize(Base):  # declares (3,), returns (4,)
 
 
 @register
+class DictObservation(Base):  # declares (3,), returns a dict
+    def obs(self):
+        return {"x": 1.0}
+
+
+@register
 class ScalarObservation(Base):  # declares (1,), returns a number
     observation_space = spaces.Box(-1, 1, (1,))
 
@@ -302,6 +337,27 @@ class RewardVector(Base):  # reward of shape (1,)
     def step(self, action):
         o, r, a, b, i = super().step(action)
         return o, np.array([r]), a, b, i
+
+
+@register
+class RewardInteger(Base):  # and numbers for the two ends
+    def step(self, action):
+        o, _, a, b, i = super().step(action)
+        return o, np.int64(1), np.uint8(a), int(b), i
+
+
+@register
+class TerminatedNone(Base):
+    def step(self, action):
+        o, r, _, b, i = super().step(action)
+        return o, r, None, b, i
+
+
+@register
+class TruncatedNone(Base):
+    def step(self, action):
+        o, r, a, _, i = super().step(action)
+        return o, r, a, None, i
 
 
 @register
@@ -516,6 +572,11 @@ gym.register("Kwargs-v0", Base, kwargs={"unknown": 1})
 
 
 # -------------------------------------------------------------------------------------- for dqn.py
+@register
+class SpawnsDiscrete(Spawns):
+    action_space = spaces.Discrete(2)
+
+
 @register
 class D(Base):
     action_space = spaces.Discrete(3)
