@@ -280,10 +280,12 @@ class RunError(Exception):
 
 
 def train(args: Args) -> None:
-    """Trains DQN, or goes on with --resume. RunError if something is wrong.
+    """Trains DQN, or goes on with --resume.
 
-    Sets args.env_id to the current version if gymnasium has retired this one.
+    RunError for whatever the user can mend. If gymnasium has retired args.env_id, replaces it by
+    the current version.
     """
+    path = run_path(args).absolute()  # an environment may change the current folder
     prepare_framework(args)
     args.env_id = current_id(args.env_id)
     if args.capture_video:
@@ -295,7 +297,7 @@ def train(args: Args) -> None:
         agent = DQN(observation_size, num_actions, args)
         replay = ReplayBuffer(args.buffer_size, observation_size, 1, rng)  # 1: an action's number
         training = Training(agent, replay, rng, Progress())
-        with open_run(args, training, reward_threshold(env)) as run:
+        with open_run(path, args, training, reward_threshold(env)) as run:
             training_loop(args, env, training, run)
 
 
@@ -339,7 +341,7 @@ def training_loop(args: Args, env: "CheckedEnv", training: "Training", run: "Run
 
     if args.eval_every:
         run.evaluate()
-    save_agent(run.path / f"last{SUFFIX}", args, agent)
+    run.save_last()
 
 
 def episode_seed(seed: int, episode: int) -> int:
@@ -419,13 +421,13 @@ class EnvironmentFailure(RunError):
 
 @contextmanager
 def environment_code(what: str) -> Iterator[None]:
-    """Turns what the environment's code raises inside into an EnvironmentFailure.
+    """Turns any exception of the environment's code in this block into an EnvironmentFailure.
 
-    Whatever it is, but Ctrl-C: an environment that calls sys.exit() has failed as well.
+    sys.exit() included; Ctrl-C and SIGTERM pass.
     """
     try:
         yield
-    except (KeyboardInterrupt, GeneratorExit):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
         kind = type(error).__name__
@@ -516,7 +518,7 @@ def close_env(env: gym.Env) -> None:
         with environment_code("close()"):
             env.close()
     except EnvironmentFailure as error:
-        print(f"{error}; the run is not affected", file=sys.stderr)
+        print(f"{error} (the environment was no longer needed)", file=sys.stderr)
 
 
 def check_finite(value: np.ndarray | float, name: str) -> None:
@@ -563,21 +565,27 @@ def make_env(env_id: str, render_mode: str | None = None, video: Path | None = N
 def current_id(env_id: str) -> str:
     """The id; if gymnasium has retired it, that of the current version, which is also printed."""
     name, _, version = env_id.rpartition("-v")
-    versions = {}
-    for spec in gym.registry.values():
-        # MuJoCo's v2 and v3 are retired, too: gymnasium has functions for them that raise
-        is_made = isinstance(spec.entry_point, str) and is_gymnasiums_own(spec)
-        if is_made and spec.id.rpartition("-v")[0] == name:
-            versions[spec.version] = spec
+    available = gymnasiums_versions(name)
     registered = gym.registry.get(env_id)
-    is_somebodys = registered and not is_gymnasiums_own(registered)
-    if is_somebodys or not versions or not version.isdigit():
+    is_gymnasiums = registered is None or is_gymnasiums_own(registered)
+    if not available or not version.isdigit() or not is_gymnasiums:
         return env_id
-    if int(version) in versions or int(version) > max(versions):
+    if int(version) in available or int(version) > max(available):
         return env_id
-    current = versions[max(versions)].id
+    current = f"{name}-v{max(available)}"
     print(f"{env_id} is retired: running the current version, {current}")
     return current
+
+
+def gymnasiums_versions(name: str) -> list[int]:
+    """The versions of gymnasium's environment of this name that can be made."""
+    found = []
+    for spec in gym.registry.values():
+        # MuJoCo's v2 and v3 cannot: gymnasium has functions for them that raise
+        can_be_made = isinstance(spec.entry_point, str) and is_gymnasiums_own(spec)
+        if can_be_made and spec.id.rpartition("-v")[0] == name:
+            found.append(spec.version)
+    return found
 
 
 def is_gymnasiums_own(spec: gym.envs.registration.EnvSpec) -> bool:
@@ -605,7 +613,8 @@ def check_observations(space: gym.Space, env_id: str) -> None:
 
 def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
     """Prints a line if gymnasium ends no episode of the environment."""
-    if env.spec.max_episode_steps is None:
+    spec = env.spec
+    if spec and spec.max_episode_steps is None:
         danger = "an episode that does not end by itself lasts for ever"
         hint = "register it with max_episode_steps=..."
         print(f"{env_id} is registered without a time limit: {danger} ({hint})")
@@ -639,6 +648,7 @@ def check_video(env_id: str) -> None:
             make_env(env_id, video=Path(folder, "video")) as env,
         ):
             env.reset(seed=0)
+            env.reset(seed=0)  # writes the first episode's video
     except RunError as error:
         hint = "leave out --capture-video; without a display, MuJoCo needs MUJOCO_GL=egl"
         raise RunError(f"no video of {env_id}: {error} ({hint})") from error
@@ -674,7 +684,7 @@ def reward_threshold(env: gym.Env) -> float:
     threshold = env.unwrapped.spec.reward_threshold
     if threshold is None:
         return np.inf
-    with environment_code("reading its reward_threshold"):
+    with environment_code("reading the environment's reward_threshold"):
         return float(threshold)
 
 
@@ -769,8 +779,10 @@ def to_loadable(value: object, name: str = "content") -> object:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray):
+        if not value.flags.c_contiguous:
+            value = value.copy()
         with as_run_error(f"{name} cannot be saved"):
-            return torch.from_numpy(np.array(value))
+            return torch.from_numpy(value)
     if value is None or type(value) in PLAIN_TYPES or isinstance(value, torch.Tensor):
         return value
     raise RunError(f"{name} cannot be saved: it is a {type(value).__name__}")
@@ -831,8 +843,13 @@ def check_is_free(path: Path) -> None:
     if (path / "args.json").exists():
         hint = f"choose another --run-name, or continue it with --resume {path}"
         raise RunError(f"{path} holds a run: {hint}")
-    if not path.is_dir() or {file.name for file in path.iterdir()} - {".lock"}:
+    if not path.is_dir() or names_in(path) - {".lock"}:
         raise RunError(f"{path} exists and holds no run: choose another --run-name")
+
+
+def names_in(path: Path) -> set[str]:
+    """The names of the files in a directory, but those of which a kill has left a half."""
+    return {file.name for file in path.iterdir() if file.suffix != ".new"}
 
 
 def log_files(path: Path) -> list[Path]:
@@ -934,7 +951,7 @@ def restore_checkpoint(path: Path, args: Args, training: Training) -> SavedFiles
     """
     checkpoint = path / f"checkpoint{SUFFIX}"
     if not checkpoint.exists():
-        if {file.name for file in path.iterdir()} - {".lock", "args.json"}:
+        if names_in(path) - {".lock", "args.json"}:
             hint = f"bring back {checkpoint.name}, or train anew under another --run-name"
             raise RunError(f"{path} has results, but no checkpoint to go on from: {hint}")
         return SavedFiles()
@@ -943,15 +960,20 @@ def restore_checkpoint(path: Path, args: Args, training: Training) -> SavedFiles
         if content["args"]["env_id"] != args.env_id:
             raise RunError(f"it is of {content['args']['env_id']}")
         training.set_state(content)
-        saved = SavedFiles(content["best"], content["logs"])
+        best = content["best"]
+        saved = SavedFiles(None if best is None else np.asarray(best), content["logs"])
     check_logs(path, saved.logs)
     return saved
 
 
 def restore_files(path: Path, saved: SavedFiles) -> None:
-    """Takes the best agent and the logs back to the checkpoint."""
-    if saved.best is not None:
-        restore_best(path / f"best{SUFFIX}", np.asarray(saved.best))
+    """Takes the best agent and the logs back to the checkpoint; the last agent is still to come."""
+    best = path / f"best{SUFFIX}"
+    if saved.best is None:
+        best.unlink(missing_ok=True)
+    else:
+        restore_best(best, saved.best)
+    (path / f"last{SUFFIX}").unlink(missing_ok=True)
     cut_logs(path, saved.logs)
 
 
@@ -973,17 +995,17 @@ def deferred_signals() -> Iterator[None]:
         return
     came = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in handlers.items():
-        if callable(handler):
-            signal.signal(number, lambda *signal_and_frame: came.append(signal_and_frame))
     try:
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, lambda *signal_and_frame: came.append(signal_and_frame))
         yield
     finally:
         for number, handler in handlers.items():
             if callable(handler):
                 signal.signal(number, handler)
-    for number, frame in came:
-        handlers[number](number, frame)
+        for number, frame in came:
+            handlers[number](number, frame)
 
 
 class Logger:
@@ -1041,10 +1063,12 @@ class Logger:
     def close(self, exit_code: int) -> None:
         """Writes what is still to be written, and ends the W&B run with this exit code."""
         self.bar.close()
-        with deferred_signals():
-            self.events.close()
-        if self.wandb_run:
-            self.wandb_run.finish(exit_code)
+        try:
+            with deferred_signals():
+                self.events.close()
+        finally:
+            if self.wandb_run:
+                self.wandb_run.finish(exit_code)
 
 
 def open_tensorboard(path: Path) -> tensorboard.summary.Writer:
@@ -1068,15 +1092,14 @@ def start_wandb(path: Path, args: Args) -> object:
 
 # ----------------------------------------------------------------------------------------- the run
 @contextmanager
-def open_run(args: Args, training: Training, threshold: float) -> Iterator["Run"]:
+def open_run(path: Path, args: Args, training: Training, threshold: float) -> Iterator["Run"]:
     """Locks a run's directory, restores its checkpoint, opens its logs; in the end closes all."""
     if args.track:
         importlib.import_module("wandb")  # if it is missing, say so before anything is written
-    path = run_path(args).absolute()  # an environment may change the current folder
     with locked_directory(path, is_new=not args.resume):
         saved = restore_checkpoint(path, args, training)
         notes = args_to_save(path, args, training.progress.step)
-        # Nothing in the directory was changed so far; from here on, nothing is refused
+        # So far no file was changed: whatever is wrong with the directory has been refused
         save_json(path / "args.json", notes)
         restore_files(path, saved)
         if not (path / f"checkpoint{SUFFIX}").exists():
@@ -1088,7 +1111,10 @@ def open_run(args: Args, training: Training, threshold: float) -> Iterator["Run"
 
 @contextmanager
 def closed_at_the_end(run: "Run") -> Iterator[None]:
-    """Saves the summary and closes the logs, however the run ends; names step and checkpoint."""
+    """Saves the summary and closes the logs, however the run ends; names step and checkpoint.
+
+    What nobody foresaw (a bug, say) passes as it is, with its traceback.
+    """
     is_finished = False
     try:
         yield
@@ -1099,11 +1125,11 @@ def closed_at_the_end(run: "Run") -> Iterator[None]:
         with suppress(OSError):
             run.save_summary()
         raise
-    except (RunError, OSError) as error:
+    except (RunError, OSError, MemoryError) as error:
         with suppress(OSError):  # on a full disk, the error itself says so
             run.save_summary()
         saved = f"the checkpoint of step {run.checkpoint_step} is whole"
-        raise RunError(f"step {run.progress.step}: {error}; {saved}") from error
+        raise RunError(f"step {run.progress.step}: {in_one_line(error)}; {saved}") from error
     finally:
         try:
             run.logger.close(exit_code=0 if is_finished else 1)
@@ -1231,8 +1257,8 @@ class Run:
         if mean >= self.threshold:
             progress.solved_at_step_by.setdefault("evaluation", progress.step)
         if progress.best_evaluation is None or mean > progress.best_evaluation["mean"]:
-            progress.best_evaluation = progress.latest_evaluation
             save_agent(self.path / f"best{SUFFIX}", self.args, self.training.agent)
+            progress.best_evaluation = progress.latest_evaluation
 
     def play(self) -> list[float]:
         """The returns of an evaluation, in an environment of its own; maybe records the first."""
@@ -1259,6 +1285,10 @@ class Run:
         self.checkpoint_step = self.progress.step
         self.save_summary()
 
+    def save_last(self) -> None:
+        """Saves the agent at the end of the training."""
+        save_agent(self.path / f"last{SUFFIX}", self.args, self.training.agent)
+
     def save_summary(self) -> None:
         """Writes summary.json and draws the learning curve."""
         save_json(self.path / "summary.json", summary(self.progress, self.seconds()))
@@ -1281,13 +1311,13 @@ def summary(progress: Progress, seconds: float) -> dict:
     }
 
 
-def is_finished(path: Path, args: Args) -> bool:
+def has_finished(path: Path, args: Args) -> bool:
     """Whether the run in the directory has made all its steps and saved its last agent."""
-    file = path / "summary.json"
-    if not file.exists() or not (path / f"last{SUFFIX}").exists():
+    try:
+        steps = load_json(path / "summary.json")["steps"]
+    except RunError:  # there is none, or it is damaged
         return False
-    with as_run_error(f"{file} is damaged"):
-        return load_json(file)["steps"] >= args.total_timesteps
+    return steps >= args.total_timesteps and (path / f"last{SUFFIX}").exists()
 
 
 def plot(path: Path, threshold: float) -> None:
@@ -1436,7 +1466,7 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
     if "--total-timesteps" in flags:
         steps, old_steps = args.total_timesteps, old_args.total_timesteps
         if steps < old_steps:
-            raise RunError(f"--total-timesteps {steps}: the run was started with {old_steps}")
+            raise RunError(f"--total-timesteps {steps} is less than the run's own {old_steps}")
         old_args.total_timesteps = steps
         check(old_args)
     return old_args
@@ -1456,7 +1486,7 @@ def evaluate_file(args: Args, flags: set[str]) -> None:
     if args.render:
         check_display()
     prepare_framework(args)
-    path = Path(args.evaluate)
+    path = Path(args.evaluate).absolute()  # an environment may change the current folder
     agent, trained = load_agent(path)
     env_id = current_id(args.env_id if "--env-id" in flags else trained.env_id)
     render_mode = "human" if args.render else None
@@ -1472,7 +1502,7 @@ def evaluate_file(args: Args, flags: set[str]) -> None:
         returns = episodic_returns(env, agent.act, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
         seed = args.seed + episode
-        print(f"episode {episode}, start state {seed}: return {episodic_return:.1f}")
+        print(f"episode {episode}, seed {seed}: return {episodic_return:.1f}")
     mean, std = np.mean(returns), np.std(returns)
     print(f"mean {mean:.1f} ± {std:.1f} over {len(returns)} episodes of {env_id}")
 
@@ -1490,7 +1520,7 @@ def run_command() -> None:
         raise RunError("--render shows a trained policy: it needs --evaluate")
     elif args.resume:
         args = args_to_resume(args, flags)
-        if is_finished(Path(args.resume), args):
+        if has_finished(Path(args.resume), args):
             print(f"{args.resume} is finished: with more --total-timesteps it goes on")
         else:
             train(args)

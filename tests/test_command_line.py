@@ -63,6 +63,7 @@ def test_an_empty_folder_or_one_of_a_run_killed_at_once_is_taken(command, folder
     for name in ("empty", "killed"):
         (folder / "runs" / name).mkdir(parents=True)
     (folder / "runs/killed/.lock").touch()
+    (folder / "runs/killed/args.json.new").write_text('{"script":')
     for name in ("empty", "killed"):
         assert command(*FLAGS, "--run-name", name)[0] == 0
 
@@ -221,6 +222,8 @@ def test_a_signal_in_the_middle_of_tensorboards_code_waits_for_its_end(
     number, command, folder, monkeypatch
 ):
     """An exception there could leave a lock held, for which closing would wait for ever."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     add_scalar = script.tensorboard.summary.Writer.add_scalar
     whole = []
 

@@ -69,6 +69,7 @@ def test_a_run_killed_before_its_first_results_begins_again(command, folder, mon
         with pytest.raises(Killed):
             command(*FLAGS)
     assert not (folder / "runs/run/checkpoint.pt").exists()
+    (folder / "runs/run/checkpoint.pt.new").write_bytes(b"half of a checkpoint")
     assert command("--resume", "runs/run")[0] == 0
     assert command(*FLAGS, "--run-name", "reference")[0] == 0
     assert_same_run(folder / "runs/run", folder / "runs/reference")
@@ -84,6 +85,27 @@ def test_a_finished_run_is_left_as_it_is_until_it_is_to_go_on(command, folder):
     assert "finished" in out
     assert "--total-timesteps" in out
     assert snapshot(run) == before
+
+
+def test_a_lengthened_run_that_stops_at_its_last_step_is_not_finished(command, run, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script.Run, "save_last", interrupted)
+        assert command("--resume", run, "--total-timesteps", 140)[0] == 130
+    assert summary(run)["steps"] == 140
+    assert not (run / "last.pt").exists()
+    status, out, _ = command("--resume", run)
+    assert status == 0
+    assert "is finished" not in out
+    assert (run / "last.pt").exists()
+
+
+def test_a_summary_that_is_damaged_keeps_no_run_from_going_on(command, run):
+    (run / "summary.json").write_text("{")
+    assert command("--resume", run)[0] == 0
+    assert summary(run)["steps"] == 130
 
 
 def test_a_resume_that_is_refused_has_changed_no_file(command, run):

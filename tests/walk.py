@@ -125,7 +125,7 @@ class Made(Exception):
 def new_training(script, args):
     """A Training before its first step, as train() makes it."""
 
-    def open_run(_, training, env):
+    def open_run(path, args, training, threshold):
         raise Made(training)
 
     with pytest.MonkeyPatch.context() as patch:
