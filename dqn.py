@@ -285,9 +285,9 @@ def train(args: Args) -> None:
     RunError for whatever the user can mend. If gymnasium has retired args.env_id, replaces it by
     the current version.
     """
-    path = run_path(args).absolute()  # an environment may change the current folder
     prepare_framework(args)
     args.env_id = current_id(args.env_id)
+    path = run_path(args).absolute()  # an environment may change the current folder
     if args.capture_video:
         check_video(args.env_id)
     with make_env(args.env_id) as env:

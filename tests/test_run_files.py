@@ -58,6 +58,13 @@ def test_a_run_notes_the_current_version_of_a_retired_id_and_any_other_id_as_it_
     assert arguments(folder / "runs/run")["env_id"] == noted
 
 
+def test_the_default_name_of_a_run_has_the_current_version_of_a_retired_id(command, folder):
+    flags = ("--env-id", "Pendulum-v0", "--total-timesteps", 30, "--eval-every", 0)
+    assert command(*flags)[0] == 0
+    (run,) = (folder / "runs").iterdir()
+    assert run.name.startswith("Pendulum-v1__ddpg_continuous__0__")
+
+
 def test_the_default_name_of_a_run_is_one_that_windows_accepts(command, folder):
     assert command(*POINT, "--total-timesteps", 10, "--eval-every", 0, "--seed", 7)[0] == 0
     (run,) = (folder / "runs").iterdir()
