@@ -452,7 +452,12 @@ def train(args: Args) -> None:
         noise = make_noise(action_size, args, rng)
         training = Training(agent, replay, rng, Progress())
         with open_run(path, args, training, reward_threshold(env)) as run:
+            if args.eval_every and training.progress.step == 0:
+                run.evaluate()  # the untrained policy
             training_loop(args, env, training, noise, run)
+            if args.eval_every:
+                run.evaluate()
+            run.save_last()
 
 
 def training_loop(
@@ -464,8 +469,6 @@ def training_loop(
 ) -> None:
     """Algorithm 1, from the next step to the last; `run` logs, evaluates and saves."""
     agent, replay, rng, progress = training.agent, training.replay, training.rng, training.progress
-    if progress.step == 0 and args.eval_every:
-        run.evaluate()  # the untrained policy
     observation, _ = env.reset(seed=episode_seed(args.seed, progress.episode))
     noise.reset()
     for step in range(progress.step + 1, args.total_timesteps + 1):
@@ -503,10 +506,6 @@ def training_loop(
                 env.renew()  # a resumed run has a new environment: so has this one, to stay equal
             observation, _ = env.reset(seed=episode_seed(args.seed, progress.episode))
             noise.reset()
-
-    if args.eval_every:
-        run.evaluate()
-    run.save_last()
 
 
 def episode_seed(seed: int, episode: int) -> int:
@@ -1177,13 +1176,9 @@ def restore_checkpoint(path: Path, args: Args, training: Training) -> SavedFiles
 
 
 def restore_files(path: Path, saved: SavedFiles) -> None:
-    """Takes the best agent and the logs back to the checkpoint; the last agent is still to come."""
-    best = path / f"best{SUFFIX}"
-    if saved.best is None:
-        best.unlink(missing_ok=True)
-    else:
-        restore_best(best, saved.best)
-    (path / f"last{SUFFIX}").unlink(missing_ok=True)
+    """Takes the best agent, if there was one, and the logs back to the checkpoint."""
+    if saved.best is not None:
+        restore_best(path / f"best{SUFFIX}", saved.best)
     cut_logs(path, saved.logs)
 
 
@@ -1322,7 +1317,7 @@ def closed_at_the_end(run: "Run") -> Iterator[None]:
     is_finished = False
     try:
         yield
-        run.save_summary()
+        run.save_summary(is_finished=True)
         run.logger.flush()
         is_finished = True
     except KeyboardInterrupt:
@@ -1493,9 +1488,10 @@ class Run:
         """Saves the agent at the end of the training."""
         save_agent(self.path / f"last{SUFFIX}", self.args, self.training.agent)
 
-    def save_summary(self) -> None:
+    def save_summary(self, is_finished: bool = False) -> None:
         """Writes summary.json and draws the learning curve."""
-        save_json(self.path / "summary.json", summary(self.progress, self.seconds()))
+        content = {"finished": is_finished, **summary(self.progress, self.seconds())}
+        save_json(self.path / "summary.json", content)
         try:
             plot(self.path, self.threshold)
         except Exception as error:  # a plot that fails must not end the training
@@ -1516,12 +1512,12 @@ def summary(progress: Progress, seconds: float) -> dict:
 
 
 def has_finished(path: Path, args: Args) -> bool:
-    """Whether the run in the directory has made all its steps and saved its last agent."""
+    """Whether the run in the directory has made all its steps and come to its end."""
     try:
-        steps = load_json(path / "summary.json")["steps"]
+        content = load_json(path / "summary.json")
     except RunError:  # there is none, or it is damaged
         return False
-    return steps >= args.total_timesteps and (path / f"last{SUFFIX}").exists()
+    return content.get("finished", False) and content["steps"] >= args.total_timesteps
 
 
 def plot(path: Path, threshold: float) -> None:

@@ -91,15 +91,31 @@ def test_a_lengthened_run_that_stops_at_its_last_step_is_not_finished(command, r
     def interrupted(_):
         raise KeyboardInterrupt
 
+    last = (run / "last.pt").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(script.Run, "save_last", interrupted)
         assert command("--resume", run, "--total-timesteps", 140)[0] == 130
     assert summary(run)["steps"] == 140
-    assert not (run / "last.pt").exists()
+    assert (run / "last.pt").read_bytes() == last, "until there is another one, it is kept"
     status, out, _ = command("--resume", run)
     assert status == 0
     assert "is finished" not in out
-    assert (run / "last.pt").exists()
+    assert (run / "last.pt").read_bytes() != last
+
+
+def test_weights_are_kept_until_there_are_others(command, run, monkeypatch):
+    """Its environment is broken since; its only checkpoint is that of step 0."""
+    assert command(*FLAGS, "--checkpoint-every", 10_000, "--run-name", "short")[0] == 0
+    short = run.with_name("short")
+    weights = [(short / name).read_bytes() for name in ("best.pt", "last.pt")]
+
+    def broken(*_, **__):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(script.CheckedEnv, "reset", broken)
+    with pytest.raises(RuntimeError):
+        command("--resume", short, "--total-timesteps", 200)
+    assert [(short / name).read_bytes() for name in ("best.pt", "last.pt")] == weights
 
 
 def test_a_summary_that_is_damaged_keeps_no_run_from_going_on(command, run):
@@ -192,7 +208,7 @@ def test_a_plot_that_fails_ends_no_training(command, folder, monkeypatch):
 
 
 def test_a_run_whose_summary_cannot_be_written_is_not_said_to_be_finished(command, monkeypatch):
-    def full(_):
+    def full(*_, **__):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(script.Run, "save_summary", full)
