@@ -332,67 +332,35 @@ class ColumnObservation(Base):  # declares (1,), returns (1, 1)
         return np.array([[self.np_random.uniform(-1, 1)]], np.float32)
 
 
-@register
-class RewardVector(Base):  # reward of shape (1,)
+class Returns(Base):
+    """Something in what step() returns is changed: by place, the function that changes it."""
+
+    def __init__(self, changes, render_mode=None):
+        self.changes = changes
+        self.render_mode = render_mode
+
     def step(self, action):
-        o, r, a, b, i = super().step(action)
-        return o, np.array([r]), a, b, i
+        returned = list(super().step(action))
+        for place, change in self.changes.items():
+            returned[place] = change(returned[place])
+        return tuple(returned)
 
 
-@register
-class RewardInteger(Base):  # and numbers for the two ends
-    def step(self, action):
-        o, _, a, b, i = super().step(action)
-        return o, np.int64(1), np.uint8(a), int(b), i
-
-
-@register
-class TerminatedNone(Base):
-    def step(self, action):
-        o, r, _, b, i = super().step(action)
-        return o, r, None, b, i
-
-
-@register
-class TruncatedNone(Base):
-    def step(self, action):
-        o, r, a, _, i = super().step(action)
-        return o, r, a, None, i
-
-
-@register
-class RewardNone(Base):
-    def step(self, action):
-        o, _, a, b, i = super().step(action)
-        return o, None, a, b, i
-
-
-@register
-class RewardTwo(Base):  # a reward per objective
-    def step(self, action):
-        o, r, a, b, i = super().step(action)
-        return o, np.array([r, r]), a, b, i
-
-
-@register
-class RewardText(Base):
-    def step(self, action):
-        o, _, a, b, i = super().step(action)
-        return o, "high", a, b, i
-
-
-@register
-class RewardTensor(Base):  # a learned reward, which still asks for a gradient
-    def step(self, action):
-        o, r, a, b, i = super().step(action)
-        return o, torch.tensor(r, requires_grad=True), a, b, i
-
-
-@register
-class RewardRagged(Base):
-    def step(self, action):
-        o, r, a, b, i = super().step(action)
-        return o, [r, [r, r]], a, b, i
+REWARD, TERMINATED, TRUNCATED = 1, 2, 3
+CHANGES = {
+    "RewardVector": {REWARD: lambda r: np.array([r])},  # of shape (1,)
+    "RewardInteger": {REWARD: lambda r: np.int64(1), TERMINATED: np.uint8, TRUNCATED: int},
+    "RewardNone": {REWARD: lambda r: None},
+    "RewardTwo": {REWARD: lambda r: np.array([r, r])},  # one for each objective
+    "RewardText": {REWARD: lambda r: "high"},
+    "RewardRagged": {REWARD: lambda r: [r, [r, r]]},
+    "RewardTensor": {REWARD: lambda r: torch.tensor(r, requires_grad=True)},  # a learned one
+    "TerminatedNone": {TERMINATED: lambda a: None},
+    "TruncatedNone": {TRUNCATED: lambda b: None},
+    "DoneVector": {TERMINATED: lambda a: np.array([a]), TRUNCATED: lambda b: np.array([b])},
+}
+for name, changes in CHANGES.items():
+    gym.register(f"{name}-v0", Returns, kwargs={"changes": changes})
 
 
 @register
@@ -400,13 +368,6 @@ class Options(Base):  # reset() needs options
     def reset(self, *, seed=None, options=None):
         self.goal = options["goal"]
         return super().reset(seed=seed)
-
-
-@register
-class DoneVector(Base):
-    def step(self, action):
-        o, r, a, b, i = super().step(action)
-        return o, r, np.array([a]), np.array([b]), i
 
 
 @register
