@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -247,3 +249,63 @@ def test_the_critic_of_the_picture_normalises_by_replayed_transitions(monkeypatc
     fix_batch_norm(agent, s)
     torch.testing.assert_close(agent.critic(s, a), q, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(agent.critic(s[:1], a[:1]), q[:1], rtol=1e-3, atol=1e-5)
+
+
+# ----------------------------------------------------------- docs/followed.py: how a training went
+@pytest.fixture
+def followed(monkeypatch):
+    """The module docs/followed.py, its windows so short that a short run has several."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import followed
+
+    monkeypatch.setattr(followed, "WINDOW", 100)
+    return followed
+
+
+def test_the_return_that_followed_is_discounted_and_known_only_where_no_limit_cuts_it(
+    followed, monkeypatch
+):
+    monkeypatch.setattr(followed, "UNKNOWN_TAIL", 1)
+    rewards = np.array([1.0, 2, 3, 4, 5, 6])  # an end, a time limit, the end of the training
+    terminated = np.array([False, False, True, False, False, False])
+    returns = followed.returns_that_followed(rewards, terminated, np.array([2, 4]), gamma=0.5)
+    np.testing.assert_array_equal(returns, [2.75, 3.5, 3, 6.5, np.nan, np.nan])
+
+
+@pytest.mark.slow
+def test_a_training_is_followed_by_one_command(followed, monkeypatch, tmp_path):
+    command = [sys.executable, str(ROOT / "ddpg_continuous.py"), "--total-timesteps", "700"]
+    command += ["--learning-starts", "100", "--eval-every", "100", "--eval-episodes", "1"]
+    command += ["--checkpoint-every", "100", "--hidden-sizes", "16", "12", "--run-name", "lander"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    run, picture = tmp_path / "runs" / "lander", tmp_path / "followed.png"
+    monkeypatch.setattr(sys, "argv", ["followed.py", str(run), str(run), "--out", str(picture)])
+    followed.main()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    rows = pd.read_csv(tmp_path / "followed.csv")
+    assert len(rows) % 2 == 0
+    one, other = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    assert one.equals(other.reset_index(drop=True))
+    assert list(one["step"]) == list(range(200, 100 * len(one) + 101, 100))
+    updates = pd.read_csv(run / "updates.csv")
+    assert list(one["q"]) == list(updates["q"][: len(one)])  # one update is logged in 100 steps
+    rewards = ddpg_continuous.load_weights(run / "checkpoint.pt")["replay"]["rows"][:, 8 + 2]
+    ends = pd.read_csv(run / "episodes.csv")["step"]
+    known = []
+    for step in range(200):
+        left = rewards[step : ends[ends > step].min()].numpy()  # all these episodes end in a crash
+        known.append((left * 0.99 ** np.arange(len(left))).sum())
+    assert one["return_that_followed"][0] == pytest.approx(np.mean(known))
+    assert (one["landings"] == 0).all()
+
+
+def test_what_cannot_be_followed_is_refused_in_one_line(followed, monkeypatch, capsys, tmp_path):
+    words = ["followed.py", str(tmp_path), "--out", str(tmp_path / "followed.png")]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        followed.main()
+    errors = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert len(errors) == 1
+    assert "last.pt is missing" in errors[0]
