@@ -279,6 +279,21 @@ class Critic(nn.Module):
         return self.output(x)  # (N, 1)
 
 
+def beside(
+    network: Actor | Critic, inputs: list[torch.Tensor], others: list[torch.Tensor]
+) -> torch.Tensor:
+    """The network's output for `inputs`, N rows, with `others` in the same minibatch.
+
+    Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
+    the critic would not see where a step leads: on tasks with short episodes, Q then diverges.
+    CrossQ (https://arxiv.org/abs/1902.05605) has this joint pass, there without targets.
+    """
+    if not isinstance(network.norm_0, nn.BatchNorm1d):
+        return network(*inputs)  # no row depends on another
+    both = [torch.cat(pair) for pair in zip(inputs, others, strict=True)]  # 2N rows
+    return network(*both)[: len(inputs[0])]
+
+
 # -------------------------------------------------------------------------------------- the update
 class DDPG(nn.Module):
     """Actor, critic, their targets and optimisers: Algorithm 1 without the environment."""
@@ -329,9 +344,10 @@ class DDPG(nn.Module):
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # `terminated`, not `done`: a time limit ends the episode, but not the task.
         with torch.no_grad():
-            next_q = self.target_critic(next_s, self.target_actor(next_s))  # (N, 1)
+            next_a = beside(self.target_actor, [next_s], [s])  # (N, A)
+            next_q = beside(self.target_critic, [next_s, next_a], [s, a])  # (N, 1)
             y = r + self.gamma * (1 - terminated) * next_q  # (N, 1)
-        q = self.critic(s, a)  # (N, 1)
+        q = beside(self.critic, [s, a], [next_s, next_a])  # (N, 1)
         critic_loss = F.mse_loss(q, y)
         self.critic_optimizer.zero_grad()
         critic_loss.backward()

@@ -347,6 +347,23 @@ def forward(model: keras.Model, weights: list, inputs: Tensor | list[Tensor]) ->
     return model.stateless_call(weights, model.non_trainable_variables, inputs, training=True)
 
 
+def forward_beside(
+    model: keras.Model, weights: list, inputs: Tensor | list[Tensor], others: Tensor | list[Tensor]
+) -> tuple:
+    """What forward() returns for `inputs`, N rows, with `others` in the same minibatch.
+
+    Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
+    the critic would not see where a step leads: on tasks with short episodes, Q then diverges.
+    CrossQ (https://arxiv.org/abs/1902.05605) has this joint pass, there without targets.
+    """
+    if not model.non_trainable_variables:  # no batch norm: no row depends on another
+        return forward(model, weights, inputs)
+    both = keras.tree.map_structure(lambda *pair: keras.ops.concatenate(pair), inputs, others)
+    outputs, averages = forward(model, weights, both)  # 2N rows
+    n = keras.tree.flatten(inputs)[0].shape[0]
+    return outputs[:n], averages
+
+
 class DDPG:
     """Actor, critic, their targets and optimisers: Algorithm 1 without the environment."""
 
@@ -407,12 +424,14 @@ class DDPG:
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # `terminated`, not `done`: a time limit ends the episode, but not the task.
-        next_a, _ = forward(self.actor, self.target_actor, next_s)  # (N, A)
-        next_q, _ = forward(self.critic, self.target_critic, [next_s, next_a])  # (N, 1)
+        next_a, _ = forward_beside(self.actor, self.target_actor, next_s, s)  # (N, A)
+        next_q, _ = forward_beside(
+            self.critic, self.target_critic, [next_s, next_a], [s, a]
+        )  # (N, 1)
         y = r + args.gamma * (1 - terminated) * next_q  # (N, 1)
 
         def critic_loss(weights: list) -> tuple:
-            q, averages = forward(self.critic, weights, [s, a])  # (N, 1)
+            q, averages = forward_beside(self.critic, weights, [s, a], [next_s, next_a])  # (N, 1)
             return keras.ops.mean((y - q) ** 2), (q, averages)
 
         weights = self.critic.trainable_variables

@@ -307,6 +307,23 @@ def make_critic(observation_size: int, action_size: int, args: Args) -> keras.Mo
     return keras.Model([s, a], q)
 
 
+Inputs = tf.Tensor | list[tf.Tensor]  # of the actor: (N, S); of the critic: [(N, S), (N, A)]
+
+
+def beside(network: keras.Model, inputs: Inputs, others: Inputs) -> tf.Tensor:
+    """The network's output for `inputs`, N rows, with `others` in the same minibatch.
+
+    Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
+    the critic would not see where a step leads: on tasks with short episodes, Q then diverges.
+    CrossQ (https://arxiv.org/abs/1902.05605) has this joint pass, there without targets.
+    """
+    if not any(isinstance(layer, BatchNorm) for layer in network.layers):
+        return network(inputs, training=True)  # no row depends on another
+    both = keras.tree.map_structure(lambda *pair: tf.concat(pair, axis=0), inputs, others)
+    n = keras.tree.flatten(inputs)[0].shape[0]
+    return network(both, training=True)[:n]
+
+
 # -------------------------------------------------------------------------------------- the update
 class DDPG:
     """Actor, critic, their targets and optimisers: Algorithm 1 without the environment."""
@@ -364,11 +381,11 @@ class DDPG:
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))². Made outside the tape, y is a constant.
         # `terminated`, not `done`: a time limit ends the episode, but not the task.
-        next_a = self.target_actor(next_s, training=True)  # (N, A)
-        next_q = self.target_critic([next_s, next_a], training=True)  # (N, 1)
+        next_a = beside(self.target_actor, next_s, s)  # (N, A)
+        next_q = beside(self.target_critic, [next_s, next_a], [s, a])  # (N, 1)
         y = r + args.gamma * (1 - terminated) * next_q  # (N, 1)
         with tf.GradientTape() as tape:
-            q = self.critic([s, a], training=True)  # (N, 1)
+            q = beside(self.critic, [s, a], [next_s, next_a])  # (N, 1)
             critic_loss = tf.reduce_mean((y - q) ** 2)
         weights = self.critic.trainable_variables
         gradients = tape.gradient(critic_loss, weights)

@@ -29,7 +29,10 @@ class Copy:
     rename: tuple[str, str] = ("", "")  # a word of the source, and what the target has instead
 
 
-NETWORKS = ("Args", "linear", "normalisation", "Actor", "Critic", "DDPG", "prepare_framework")
+NETWORKS = (
+    *("Args", "linear", "normalisation", "Actor", "Critic", "beside", "DDPG"),
+    "prepare_framework",
+)
 TORCH_FILES = (
     "SUFFIX",
     "PLAIN_TYPES",
@@ -61,7 +64,7 @@ COPIES = [
         "dqn.py",
         own=(
             *("Args", "OrnsteinUhlenbeckNoise", "GaussianNoise", "make_noise", "Policy"),
-            *("linear", "normalisation", "Actor", "Critic", "DDPG"),
+            *("linear", "normalisation", "Actor", "Critic", "beside", "DDPG"),
             *("ReplayBuffer.add", "ReplayBuffer.sample", "Training.__doc__"),
             *("train", "training_loop"),
             *("CheckedEnv.__doc__", "CheckedEnv.__init__", "CheckedEnv.step"),

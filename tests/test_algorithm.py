@@ -336,13 +336,20 @@ def test_the_bellman_target_worked_out_by_hand(norm, terminated, loss):
     assert metrics["q"].item() == pytest.approx(3)
 
 
+def values_of_the_minibatch(agent, s, a, next_s):
+    """Q(s, a) and Q'(s', μ'(s')), each network once on all 2N rows: batch norm sees all of them."""
+    states = torch.cat([s, next_s])
+    next_a = agent.target_actor(states)[len(s) :]
+    actions = torch.cat([a, next_a])
+    return agent.critic(states, actions)[: len(s)], agent.target_critic(states, actions)[len(s) :]
+
+
 @every_norm
 def test_the_critic_loss_is_the_mean_of_n_squared_errors_not_of_n_by_n(norm):
     agent = exact_agent(norm, gamma=0.9)
     batch = new_batch()
     s, a, r, terminated, next_s = map(torch.from_numpy, batch)
-    q = agent.critic(s, a)
-    next_q = agent.target_critic(next_s, agent.target_actor(next_s))
+    q, next_q = values_of_the_minibatch(agent, s, a, next_s)
     errors = []
     for i in range(16):
         y = r[i].item()
@@ -358,8 +365,9 @@ def test_the_critics_gradient_is_that_of_its_loss_alone_the_target_being_a_const
     agent = exact_agent(norm, gamma=0.9, weight_decay=0.5)
     before, batch = copy.deepcopy(agent), new_batch()
     s, a, r, terminated, next_s = map(torch.from_numpy, batch)
-    y = r + 0.9 * (1 - terminated) * before.target_critic(next_s, before.target_actor(next_s))
-    ((y.detach() - before.critic(s, a)) ** 2).mean().backward()
+    q, next_q = values_of_the_minibatch(before, s, a, next_s)
+    y = r + 0.9 * (1 - terminated) * next_q
+    ((y.detach() - q) ** 2).mean().backward()
     agent.update(batch)
     # The actor's step has added nothing to it
     close(gradients(agent.critic), gradients(before.critic))
@@ -544,6 +552,18 @@ def test_the_targets_normalise_by_the_minibatch(network):
     expected = one.update(batch)["critic_loss"].item()
     loss = other.update(batch)["critic_loss"].item()
     assert loss == pytest.approx(expected, rel=1e-3)  # but for epsilon
+
+
+def test_next_states_are_normalised_beside_the_states_and_not_apart_from_them():
+    """Apart, a shift of all next states would be taken out with their mean."""
+    s, a, r, _, next_s = new_batch()
+    still = np.zeros_like(r)  # no end: the next states' values count
+    losses = {}
+    for name, shift, next_shift in (("none", 0, 0), ("next", 0, 2), ("both", 2, 2)):
+        batch = [s + shift, a, r, still, next_s + next_shift]
+        losses[name] = exact_agent().update(batch)["critic_loss"].item()
+    assert losses["both"] == pytest.approx(losses["none"], rel=1e-9)
+    assert abs(losses["next"] / losses["none"] - 1) > 0.01
 
 
 def test_acting_normalises_by_the_running_averages_and_leaves_them_as_they_are():

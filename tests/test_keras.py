@@ -183,11 +183,13 @@ def test_both_networks_keep_running_averages_which_only_acting_reads():
 
 def test_in_the_end_the_running_averages_stand_for_the_minibatchs_own():
     agent = shared_agent("batch")
-    s, a, *others = continuous_batch(N)
-    batch = [3.0 * s + 5.0, a, *others]
+    s, a, r, terminated, next_s = continuous_batch(N)
+    batch = [3.0 * s + 5.0, a, r, terminated, 3.0 * next_s + 5.0]
     for _ in range(1200):
         agent.update(batch, learning_rate_scale=0.0)
-    for model, inputs in ((agent.actor, batch[0]), (agent.critic, batch[:2])):
+    states = np.concatenate([batch[0], batch[4]])  # the critic normalises both in one minibatch
+    of_both = [states, np.concatenate([a, a])]
+    for model, inputs in ((agent.actor, batch[0]), (agent.critic, of_both)):
         by_averages = ops.convert_to_numpy(model(inputs, training=False))
         by_minibatch = ops.convert_to_numpy(model(inputs, training=True))
         assert np.abs(by_averages - by_minibatch).max() < 0.02 * by_minibatch.std()
