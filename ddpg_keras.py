@@ -339,7 +339,10 @@ def compiled(function: Callable, variables: list[keras.Variable]) -> Callable:
 
 
 # -------------------------------------------------------------------------------------- the update
-def forward(model: keras.Model, weights: list, inputs: Tensor | list[Tensor]) -> tuple:
+Inputs = Tensor | list[Tensor]  # of the actor: (N, S); of the critic: [(N, S), (N, A)]
+
+
+def forward(model: keras.Model, weights: list, inputs: Inputs) -> tuple:
     """The model's output with these weights, and the next running averages of its batch norm.
 
     Batch norm goes by the minibatch, in the targets too. The model itself stays as it is.
@@ -347,9 +350,7 @@ def forward(model: keras.Model, weights: list, inputs: Tensor | list[Tensor]) ->
     return model.stateless_call(weights, model.non_trainable_variables, inputs, training=True)
 
 
-def forward_beside(
-    model: keras.Model, weights: list, inputs: Tensor | list[Tensor], others: Tensor | list[Tensor]
-) -> tuple:
+def forward_beside(model: keras.Model, weights: list, inputs: Inputs, others: Inputs) -> tuple:
     """What forward() returns for `inputs`, N rows, with `others` in the same minibatch.
 
     Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
