@@ -256,11 +256,11 @@ def hidden(x: Tensor, units: int, norm: str) -> Tensor:
 
 def input_normalisation(s: Tensor, norm: str) -> Tensor:
     """The observation, normalised if --norm is batch: (N, S) to (N, S)."""
-    if norm == "batch":  # without scale and shift: layer 1 and its norm have them
-        return keras.layers.BatchNormalization(
-            momentum=0.99, epsilon=1e-5, center=False, scale=False
-        )(s)
-    return s
+    if norm != "batch":
+        return s
+    # Without scale and shift: layer 1 and its norm have them
+    layer = keras.layers.BatchNormalization(momentum=0.99, epsilon=1e-5, center=False, scale=False)
+    return layer(s)
 
 
 def make_networks(
@@ -350,7 +350,7 @@ def forward(model: keras.Model, weights: list, inputs: Inputs) -> tuple:
     return model.stateless_call(weights, model.non_trainable_variables, inputs, training=True)
 
 
-def forward_beside(model: keras.Model, weights: list, inputs: Inputs, others: Inputs) -> tuple:
+def beside(model: keras.Model, weights: list, inputs: Inputs, others: Inputs) -> tuple:
     """What forward() returns for `inputs`, N rows, with `others` in the same minibatch.
 
     Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
@@ -361,8 +361,7 @@ def forward_beside(model: keras.Model, weights: list, inputs: Inputs, others: In
         return forward(model, weights, inputs)
     both = keras.tree.map_structure(lambda *pair: keras.ops.concatenate(pair), inputs, others)
     outputs, averages = forward(model, weights, both)  # 2N rows
-    n = keras.tree.flatten(inputs)[0].shape[0]
-    return outputs[:n], averages
+    return keras.ops.split(outputs, 2)[0], averages
 
 
 class DDPG:
@@ -421,48 +420,53 @@ class DDPG:
         args = self.args
         self.critic_optimizer.learning_rate.assign(learning_rate_scale * args.critic_learning_rate)
         self.actor_optimizer.learning_rate.assign(learning_rate_scale * args.actor_learning_rate)
+        critic_loss, q = self.learn_critic(batch)
+        actor_loss, mu = self.learn_actor(batch[0])
+        self.update_targets(args.tau)
+        saturated = keras.ops.cast(keras.ops.abs(mu) > 0.99, mu.dtype)  # (N, A): tanh is flat
+        return [critic_loss, actor_loss, keras.ops.mean(q), keras.ops.mean(saturated)]
+
+    def learn_critic(self, batch: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Minimises L = 1/N Σ (y − Q(s, a))². Returns L and Q(s, a), (N, 1)."""
         s, a, r, terminated, next_s = batch
 
-        # Critic: minimise L = 1/N Σ (y − Q(s, a))².
-        # `terminated`, not `done`: a time limit ends the episode, but not the task.
-        next_a, _ = forward_beside(self.actor, self.target_actor, next_s, s)  # (N, A)
-        next_q, _ = forward_beside(
-            self.critic, self.target_critic, [next_s, next_a], [s, a]
-        )  # (N, 1)
-        y = r + args.gamma * (1 - terminated) * next_q  # (N, 1)
+        # `terminated`, not `done`: a time limit ends the episode, but not the task
+        next_a, _ = beside(self.actor, self.target_actor, next_s, s)  # (N, A)
+        next_q, _ = beside(self.critic, self.target_critic, [next_s, next_a], [s, a])  # (N, 1)
+        y = r + self.args.gamma * (1 - terminated) * next_q  # (N, 1)
 
         def critic_loss(weights: list) -> tuple:
-            q, averages = forward_beside(self.critic, weights, [s, a], [next_s, next_a])  # (N, 1)
-            return keras.ops.mean((y - q) ** 2), (q, averages)
+            q, averages = beside(self.critic, weights, [s, a], [next_s, next_a])  # (N, 1)
+            loss = keras.ops.mean((y - q) ** 2)
+            return loss, (loss, q, averages)
 
         weights = self.critic.trainable_variables
-        gradients, (q, averages) = gradient(critic_loss, weights)
+        gradients, (loss, q, averages) = gradient(critic_loss, weights)
         assign(self.critic.non_trainable_variables, averages)  # for users of the exported critic
         # L2 in the gradient, as in the paper; Keras's weight_decay is AdamW's
-        gradients = [g + args.weight_decay * w for g, w in zip(gradients, weights, strict=True)]
+        decay = self.args.weight_decay
+        gradients = [g + decay * w for g, w in zip(gradients, weights, strict=True)]
         self.critic_optimizer.apply(gradients, weights)
+        return loss, q
 
-        # Actor: minimise −1/N Σ Q(s, μ(s)) in the actor's weights. The critic, just updated, is a
-        # constant in it. (critic.trainable = False would do another thing as well: its batch norm
-        # would go by running averages.)
+    def learn_actor(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Minimises −1/N Σ Q(s, μ(s)) in the actor's weights. Returns it and μ(s), (N, A).
+
+        The critic, just updated, is a constant in it. (critic.trainable = False would do another
+        thing as well: its batch norm would go by running averages.)
+        """
+
         def actor_loss(weights: list) -> tuple:
             mu, averages = forward(self.actor, weights, s)  # (N, A)
             q_mu, _ = forward(self.critic, self.critic.trainable_variables, [s, mu])  # (N, 1)
-            return -keras.ops.mean(q_mu), (mu, q_mu, averages)
+            loss = -keras.ops.mean(q_mu)
+            return loss, (loss, mu, averages)
 
         weights = self.actor.trainable_variables
-        gradients, (mu, q_mu, averages) = gradient(actor_loss, weights)
+        gradients, (loss, mu, averages) = gradient(actor_loss, weights)
         self.actor_optimizer.apply(gradients, weights)
         assign(self.actor.non_trainable_variables, averages)  # for act()
-
-        self.update_targets(args.tau)
-        saturated = keras.ops.abs(mu) > 0.99  # (N, A): where tanh is flat
-        return [
-            keras.ops.mean((y - q) ** 2),
-            -keras.ops.mean(q_mu),
-            keras.ops.mean(q),
-            keras.ops.mean(keras.ops.cast(saturated, s.dtype)),
-        ]
+        return loss, mu
 
     def update_targets(self, tau: float) -> None:
         """θ' ← τ θ + (1 − τ) θ'. The targets have no running averages."""
