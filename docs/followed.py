@@ -52,7 +52,10 @@ def follow(run: Path) -> pd.DataFrame:
     if args.env_id != ENV_ID:
         raise RunError(f"{run} is of {args.env_id}: only {ENV_ID} can be followed")
     observation_size, action_size = agent.sizes
-    rows = load_weights(run / "checkpoint.pt")["replay"]["rows"].numpy()  # in the order of time
+    replay = load_weights(run / "checkpoint.pt")["replay"]
+    rows = replay["rows"].numpy()
+    if replay["num_added"] > len(rows):
+        raise RunError(f"{run}: the replay buffer no longer holds the first steps")
     rewards = rows[:, observation_size + action_size]
     terminated = rows[:, observation_size + action_size + 1].astype(bool)
     episode_ends = pd.read_csv(run / "episodes.csv")["step"].to_numpy() - 1
@@ -70,7 +73,8 @@ def follow(run: Path) -> pd.DataFrame:
     followed["landings"] = [count_in(window, landings) for window in windows]
     followed["time_limits"] = [count_in(window, time_limits) for window in windows]
     evaluations = pd.read_csv(run / "evaluations.csv")[["step", "mean"]]
-    followed = followed.merge(evaluations.rename(columns={"mean": "evaluation"}), on="step")
+    evaluations = evaluations.rename(columns={"mean": "evaluation"})
+    followed = pd.merge_asof(followed, evaluations, on="step")  # the last one before
     followed.insert(0, "run", run.name)
     return followed
 

@@ -259,7 +259,19 @@ def followed(monkeypatch):
     import followed
 
     monkeypatch.setattr(followed, "WINDOW", 100)
+    monkeypatch.setattr(followed, "LANDED", -100.0)  # so short a run has crashes alone
     return followed
+
+
+@pytest.fixture(scope="module")
+def lander_run(tmp_path_factory):
+    """The folder of a short run on the lander."""
+    folder = tmp_path_factory.mktemp("run")
+    command = [sys.executable, str(ROOT / "ddpg_continuous.py"), "--total-timesteps", "700"]
+    command += ["--learning-starts", "100", "--eval-every", "200", "--eval-episodes", "1"]
+    command += ["--checkpoint-every", "100", "--hidden-sizes", "16", "12", "--run-name", "lander"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return folder / "runs" / "lander"
 
 
 def test_the_return_that_followed_is_discounted_and_known_only_where_no_limit_cuts_it(
@@ -273,12 +285,8 @@ def test_the_return_that_followed_is_discounted_and_known_only_where_no_limit_cu
 
 
 @pytest.mark.slow
-def test_a_training_is_followed_by_one_command(followed, monkeypatch, tmp_path):
-    command = [sys.executable, str(ROOT / "ddpg_continuous.py"), "--total-timesteps", "700"]
-    command += ["--learning-starts", "100", "--eval-every", "100", "--eval-episodes", "1"]
-    command += ["--checkpoint-every", "100", "--hidden-sizes", "16", "12", "--run-name", "lander"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    run, picture = tmp_path / "runs" / "lander", tmp_path / "followed.png"
+def test_a_training_is_followed_by_one_command(followed, lander_run, monkeypatch, tmp_path):
+    run, picture = lander_run, tmp_path / "followed.png"
     monkeypatch.setattr(sys, "argv", ["followed.py", str(run), str(run), "--out", str(picture)])
     followed.main()
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -297,7 +305,24 @@ def test_a_training_is_followed_by_one_command(followed, monkeypatch, tmp_path):
         left = rewards[step : ends[ends > step].min()].numpy()  # all these episodes end in a crash
         known.append((left * 0.99 ** np.arange(len(left))).sum())
     assert one["return_that_followed"][0] == pytest.approx(np.mean(known))
-    assert (one["landings"] == 0).all()
+    windows = (ends[ends <= 100 * len(one) + 100] - 1) // 100
+    assert list(one["landings"]) == [(windows == i).sum() for i in range(1, len(one) + 1)]
+    assert one["landings"].sum() > 0
+    assert (one["time_limits"] == 0).all()
+    evaluations = pd.read_csv(run / "evaluations.csv").set_index("step")["mean"]
+    before = [evaluations[step - step % 200] for step in one["step"]]
+    assert list(one["evaluation"]) == before
+
+
+@pytest.mark.slow
+def test_a_run_whose_first_steps_are_forgotten_cannot_be_followed(followed, lander_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(lander_run, run)
+    content = ddpg_continuous.load_weights(run / "checkpoint.pt")
+    content["replay"]["num_added"] += 1
+    ddpg_continuous.save_weights(run / "checkpoint.pt", content)
+    with pytest.raises(ddpg_continuous.RunError, match="first steps"):
+        followed.follow(run)
 
 
 def test_what_cannot_be_followed_is_refused_in_one_line(followed, monkeypatch, capsys, tmp_path):
