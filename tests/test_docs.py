@@ -284,6 +284,12 @@ def test_the_return_that_followed_is_discounted_and_known_only_where_no_limit_cu
     np.testing.assert_array_equal(returns, [2.75, 3.5, 3, 6.5, np.nan, np.nan])
 
 
+def test_a_window_has_its_first_step_and_not_the_next_windows(followed):
+    assert followed.count_in(range(100, 200), np.array([99, 100, 150, 199, 200])) == 3
+    assert followed.count_in(range(100, 200), np.array([99, 100])) == 1
+    assert followed.count_in(range(100, 200), np.array([199, 200])) == 1
+
+
 @pytest.mark.slow
 def test_a_training_is_followed_by_one_command(followed, lander_run, monkeypatch, tmp_path):
     run, picture = lander_run, tmp_path / "followed.png"
@@ -309,6 +315,8 @@ def test_a_training_is_followed_by_one_command(followed, lander_run, monkeypatch
     assert list(one["landings"]) == [(windows == i).sum() for i in range(1, len(one) + 1)]
     assert one["landings"].sum() > 0
     assert (one["time_limits"] == 0).all()
+    monkeypatch.setattr(followed, "LANDED", 100.0)
+    assert (followed.follow(run)["landings"] == 0).all(), "a crash is no landing"
     evaluations = pd.read_csv(run / "evaluations.csv").set_index("step")["mean"]
     before = [evaluations[step - step % 200] for step in one["step"]]
     assert list(one["evaluation"]) == before
