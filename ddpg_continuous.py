@@ -27,7 +27,7 @@
             targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
 If s' is terminal, y = r. The first --learning-starts actions are uniformly random.
-The paper's own settings: --norm batch --tau 0.001 --noise-sigma 0.2 --no-anneal
+The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
 
     python ddpg_continuous.py --env-id LunarLanderContinuous-v3
     python ddpg_continuous.py --evaluate runs/NAME/best.pt --render
@@ -82,14 +82,14 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # both rates fall linearly to zero at the last step (paper: constant)
+    anneal: bool = True  # rates and noise fall linearly to zero at the end (paper: constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
-    batch_size: int = 64  # minibatch size N (paper: 64)
+    batch_size: int = 128  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
-    norm: Literal["batch", "layer", "none"] = "layer"  # in actor and critic (paper: batch)
+    norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
     learning_starts: int = 10_000  # random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
     noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
@@ -444,6 +444,10 @@ def training_loop(
     for step in range(progress.step + 1, args.total_timesteps + 1):
         progress.step = step
 
+        # Both learning rates and the noise fall linearly to zero at the last step
+        scale = 1 - step / args.total_timesteps if args.anneal else 1.0
+        noise.sigma = args.noise_sigma * scale
+
         # Act: at random at first, then by the policy plus noise. The clipped action is the one that
         # is executed, and the one that is stored.
         if step <= args.learning_starts:
@@ -458,10 +462,9 @@ def training_loop(
 
         # Learn: sample a minibatch; update critic, actor and targets
         if step > args.learning_starts:
-            learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
-            metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
+            metrics = agent.update(replay.sample(args.batch_size), scale)
             if step % LOG_EVERY == 0:
-                run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ never changes
+                run.log_update({**metrics, "noise_sigma": noise.sigma})
 
         # Count and evaluate
         run.after_step(reward)

@@ -89,15 +89,15 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # both rates fall linearly to zero at the last step (paper: constant)
+    anneal: bool = True  # rates and noise fall linearly to zero at the end (paper: constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
-    batch_size: int = 64  # minibatch size N (paper: 64)
+    batch_size: int = 128  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
-    norm: Literal["batch", "layer", "none"] = "layer"  # in actor and critic (paper: batch)
-    learning_starts: int = 1_000  # random steps before the first update (paper: not stated)
+    norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
+    learning_starts: int = 10_000  # random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
     noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
@@ -105,9 +105,9 @@ class Args:
 
     # The run
     env_id: str = "Pendulum-v1"  # gymnasium id; your own: my_module:MyEnv-v0
-    total_timesteps: int = 15_000  # environment steps to train for (paper: up to 2.5 million)
+    total_timesteps: int = 30_000  # environment steps to train for (paper: up to 2.5 million)
     seed: int = 0  # seed of everything random; with --evaluate, of the first start state
-    eval_every: int = 1_000  # steps between noise-free evaluations (0: none)
+    eval_every: int = 2_000  # steps between noise-free evaluations (0: none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
     device: Literal["cpu", "gpu"] = "cpu"  # where to compute (gpu needs tensorflow[and-cuda])
     num_threads: int = 1  # CPU threads within one operation of TensorFlow
@@ -491,6 +491,10 @@ def training_loop(
     for step in range(progress.step + 1, args.total_timesteps + 1):
         progress.step = step
 
+        # Both learning rates and the noise fall linearly to zero at the last step
+        scale = 1 - step / args.total_timesteps if args.anneal else 1.0
+        noise.sigma = args.noise_sigma * scale
+
         # Act: at random at first, then by the policy plus noise. The clipped action is the one that
         # is executed, and the one that is stored.
         if step <= args.learning_starts:
@@ -505,10 +509,9 @@ def training_loop(
 
         # Learn: sample a minibatch; update critic, actor and targets
         if step > args.learning_starts:
-            learning_rate_scale = 1 - step / args.total_timesteps if args.anneal else 1.0
-            metrics = agent.update(replay.sample(args.batch_size), learning_rate_scale)
+            metrics = agent.update(replay.sample(args.batch_size), scale)
             if step % LOG_EVERY == 0:
-                run.log_update({**metrics, "noise_sigma": args.noise_sigma})  # σ never changes
+                run.log_update({**metrics, "noise_sigma": noise.sigma})
 
         # Count and evaluate
         run.after_step(reward)

@@ -309,7 +309,7 @@ def with_a_smaller_buffer(run, _):
 
 
 def with_another_norm(run, _):
-    change_arguments(run, norm="batch")
+    change_arguments(run, norm="layer")
 
 
 @pytest.mark.parametrize(

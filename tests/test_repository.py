@@ -10,6 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import study
 from helpers import ROOT
 
 import ddpg_continuous
@@ -175,6 +176,18 @@ def test_the_scripts_have_the_same_flags_but_for_the_algorithm():
     noise = {"noise", "noise_sigma", "ou_theta", "ou_dt"}
     assert torch - discrete == {*rates, *noise, "norm", "learning_starts"}
     assert len(torch & discrete) >= 18
+
+
+def test_the_ddpg_scripts_have_the_same_defaults_but_for_the_task_its_length_and_its_noise():
+    torch, *others = [
+        study.defaults(f"{name}.py")
+        for name in ("ddpg_continuous", "ddpg_tf_explicit", "ddpg_keras")
+    ]
+    assert torch["norm"] == "batch", "the paper's"
+    of_the_task = {"env_id", "total_timesteps", "eval_every", "noise_sigma"}
+    for other in others:
+        differing = {name for name in torch.keys() & other.keys() if torch[name] != other[name]}
+        assert differing <= of_the_task
 
 
 def test_a_flag_of_the_same_name_has_the_same_type():

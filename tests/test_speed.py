@@ -33,10 +33,9 @@ def test_the_floor_has_nine_products_of_the_two_hidden_layers():
 
 def test_an_update_makes_the_products_of_the_floor_and_one_more():
     """torch goes back through the concatenation with the action, of which one part would do."""
-    args = ddpg_continuous.Args(norm="none")
+    args = ddpg_continuous.Args(norm="none", batch_size=speed.BATCH_SIZE)
     n = args.batch_size
     units_1, units_2 = args.hidden_sizes
-    assert n == speed.BATCH_SIZE
     assert [units_1, units_2] == speed.HIDDEN_SIZES
     agent = ddpg_continuous.DDPG(speed.OBSERVATION_SIZE, speed.ACTION_SIZE, args)
     sizes = [speed.OBSERVATION_SIZE, speed.ACTION_SIZE, 1, 1, speed.OBSERVATION_SIZE]

@@ -508,7 +508,7 @@ def test_a_run_is_not_finished_before_its_last_step_evaluation_and_weights(
 
 
 def test_a_run_that_another_study_has_is_not_trained_again(finished, main, tmp_path):
-    settings = '[settings.same]\nnorm = "layer"\n[settings.none]\nnorm = "none"'
+    settings = '[settings.same]\nnorm = "batch"\n[settings.none]\nnorm = "none"'
     other = tmp_path / "other.toml"
     other.write_text(SMALL.replace("[settings.default]", settings))
     status, out, _ = main(other, "--only", "same")
@@ -594,7 +594,7 @@ def test_a_dry_run_writes_nothing(file, main, tmp_path):
 
 
 def test_two_settings_with_the_same_arguments_are_one_run(file, main):
-    file.write_text(SMALL + '[settings.again]\nnorm = "layer"\n')
+    file.write_text(SMALL + '[settings.again]\nnorm = "batch"\n')
     _, out, _ = main(file, "--dry-run")
     assert "2 of 4 runs are finished" in out
     assert out.count("the same run as") == 2
