@@ -236,14 +236,18 @@ def normalisation(
 
 
 class Actor(nn.Module):
-    """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1]."""
+    """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1].
+
+    `beside`: more observations, (N, S), that batch norm is to count in the same minibatch.
+    """
 
     def __init__(
         self, observation_size: int, action_size: int, args: Args, running_statistics: bool = False
     ) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        bias = args.norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
+        self.has_batch_norm = args.norm == "batch"
+        bias = not self.has_batch_norm  # it subtracts the mean, and with it any bias before it
         self.norm_0 = normalisation(args.norm, observation_size, running_statistics, is_input=True)
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1, running_statistics)
@@ -251,47 +255,46 @@ class Actor(nn.Module):
         self.norm_2 = normalisation(args.norm, units_2, running_statistics)
         self.output = linear(units_2, action_size, 3e-3)
 
-    def forward(self, s: torch.Tensor) -> torch.Tensor:
-        x = self.norm_0(s)  # (N, S)
-        x = F.relu(self.norm_1(self.layer_1(x)))  # (N, units_1)
-        x = F.relu(self.norm_2(self.layer_2(x)))  # (N, units_2)
+    def forward(self, s: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
+        x = s
+        if beside is not None and self.has_batch_norm:
+            x = torch.cat([s, beside])  # (2N, S)
+        x = self.norm_0(x)
+        x = F.relu(self.norm_1(self.layer_1(x)))  # (N or 2N, units_1)
+        x = F.relu(self.norm_2(self.layer_2(x)))  # (N or 2N, units_2)
+        x = x[: len(s)]  # (N, units_2): what stood beside s was needed for the norms alone
         return torch.tanh(self.output(x))  # (N, A)
 
 
 class Critic(nn.Module):
-    """The action value Q(s, a): (N, S) and (N, A) to (N, 1). Normalised before a enters."""
+    """The action value Q(s, a): (N, S) and (N, A) to (N, 1). Normalised before a enters.
+
+    `beside`: more observations, (N, S), that batch norm is to count in the same minibatch.
+    """
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        bias = args.norm != "batch"
+        self.has_batch_norm = args.norm == "batch"
+        bias = not self.has_batch_norm
         self.norm_0 = normalisation(args.norm, observation_size, is_input=True)
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1)
         self.layer_2 = linear(units_1 + action_size, units_2, (units_1 + action_size) ** -0.5)
         self.output = linear(units_2, 1, 3e-3)
 
-    def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        x = self.norm_0(s)  # (N, S)
-        x = F.relu(self.norm_1(self.layer_1(x)))  # (N, units_1)
+    def forward(
+        self, s: torch.Tensor, a: torch.Tensor, beside: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        x = s
+        if beside is not None and self.has_batch_norm:
+            x = torch.cat([s, beside])  # (2N, S)
+        x = self.norm_0(x)
+        x = F.relu(self.norm_1(self.layer_1(x)))  # (N or 2N, units_1)
+        x = x[: len(s)]  # (N, units_1): what stood beside s was needed for the norms alone
         x = torch.cat([x, a], dim=1)  # (N, units_1 + A): a enters at the second hidden layer
         x = F.relu(self.layer_2(x))  # (N, units_2)
         return self.output(x)  # (N, 1)
-
-
-def beside(
-    network: Actor | Critic, inputs: list[torch.Tensor], others: list[torch.Tensor]
-) -> torch.Tensor:
-    """The network's output for `inputs`, N rows, with `others` in the same minibatch.
-
-    Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
-    the critic would not see where a step leads: on tasks with short episodes, Q then diverges.
-    CrossQ (https://arxiv.org/abs/1902.05605) has this joint pass, there without targets.
-    """
-    if not isinstance(network.norm_0, nn.BatchNorm1d):
-        return network(*inputs)  # no row depends on another
-    both = [torch.cat(pair) for pair in zip(inputs, others, strict=True)]  # 2N rows
-    return network(*both)[: len(inputs[0])]
 
 
 # -------------------------------------------------------------------------------------- the update
@@ -343,11 +346,14 @@ class DDPG(nn.Module):
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # `terminated`, not `done`: a time limit ends the episode, but not the task.
+        # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
+        # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
+        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets.
         with torch.no_grad():
-            next_a = beside(self.target_actor, [next_s], [s])  # (N, A)
-            next_q = beside(self.target_critic, [next_s, next_a], [s, a])  # (N, 1)
+            next_a = self.target_actor(next_s, beside=s)  # (N, A)
+            next_q = self.target_critic(next_s, next_a, beside=s)  # (N, 1)
             y = r + self.gamma * (1 - terminated) * next_q  # (N, 1)
-        q = beside(self.critic, [s, a], [next_s, next_a])  # (N, 1)
+        q = self.critic(s, a, beside=next_s)  # (N, 1)
         critic_loss = F.mse_loss(q, y)
         self.critic_optimizer.zero_grad()
         critic_loss.backward()
