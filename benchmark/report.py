@@ -601,7 +601,9 @@ def protocol(wanted: study.Study, groups: list[SettingResults]) -> str:
     parts.append(f"Hardware: {counted([hardware(path) for path in all_paths(groups)])}.")
     parts.append(f"Commit: {counted([commit(path) for path in all_paths(groups)])}.")
     words = " ".join(parts).split()
-    return textwrap.fill(" ".join(words), 100, break_long_words=False, break_on_hyphens=False)
+    text = textwrap.fill(" ".join(words), 100, break_long_words=False, break_on_hyphens=False)
+    # A line that began with "9. " would be an item of a list in Markdown
+    return re.sub(r"\n(\d+[.)]|[-+*>#]+) ", r" \1\n", text)
 
 
 def all_args(groups: list[SettingResults]) -> list[dict[str, object]]:

@@ -496,7 +496,7 @@ def committed():
     for wanted in studies:
         if any(run.finished() for run in wanted.runs):
             groups[wanted.name] = report.load_results(wanted)
-    assert len(groups) >= 7
+    assert len(groups) >= 4
     return studies, groups
 
 
@@ -523,17 +523,17 @@ def test_the_page_begins_with_what_it_is_its_command_a_picture_and_a_short_table
     assert "(results/classic/learning-curves-two-column.png)" in picture
     table = report.at_a_glance(*committed)
     assert f"## At a glance\n\n{table}\n\n## How results are counted" in page
-    assert 3 <= len(cells(table)) - 2 <= 8
+    assert 3 <= len(cells(table)) - 2 <= 9
 
 
 def test_the_short_table_by_hand():
     """Solved at 10 of 10 steps; the environment that the study does not name is left out."""
     wanted = study.load("mujoco")
-    double = setting_results("InvertedDoublePendulum-v5", "gaussian", (9200.0, 9300.0), 9_100)
+    hopper = setting_results("Hopper-v5", "gaussian", (9200.0, 9300.0), 9_100)
     other = setting_results("Walker2d-v5", "gaussian")
-    table = report.at_a_glance([wanted], {"mujoco": [double, other]})
+    table = report.at_a_glance([wanted], {"mujoco": [hopper, other]})
     command = "`ddpg_continuous.py --noise gaussian --noise-sigma 0.1`"
-    result = ["InvertedDoublePendulum-v5", command, "2 of 2", "10 of 10", "9,250 ± 70.7"]
+    result = ["Hopper-v5", command, "2 of 2", "10 of 10", "9,250 ± 70.7"]
     assert cells(table)[2:] == [result]
 
 
