@@ -248,6 +248,13 @@ class BatchNorm(keras.layers.Layer):
         self.running_variance.assign_add(0.01 * (variance - self.running_variance))
 
 
+class FirstRows(keras.layers.Layer):
+    """The first N rows of x, where a has N: (N or 2N, units) to (N, units)."""
+
+    def call(self, x: tf.Tensor, a: tf.Tensor) -> tf.Tensor:
+        return x[: tf.shape(a)[0]]
+
+
 Tensor = keras.KerasTensor  # what networks are put together with; learn() computes with tf.Tensor
 
 
@@ -293,35 +300,22 @@ def make_actor(
 
 
 def make_critic(observation_size: int, action_size: int, args: Args) -> keras.Model:
-    """The action value Q(s, a): [(N, S), (N, A)] to (N, 1). Normalised before a enters."""
+    """The action value Q(s, a): [(N, S), (N, A)] to (N, 1). Normalised before a enters.
+
+    Further rows of s count in batch norm's minibatch, and have no value of their own.
+    """
     units_1, units_2 = args.hidden_sizes
     s = keras.Input((observation_size,))
     a = keras.Input((action_size,))
     x = s
     if args.norm == "batch":
         x = BatchNorm(observation_size, is_input=True)(x)  # (N, S)
-    x = hidden(x, units_1, args.norm)  # (N, units_1)
+    x = hidden(x, units_1, args.norm)  # (N or 2N, units_1)
+    x = FirstRows()(x, a)  # (N, units_1)
     x = keras.ops.concatenate([x, a], axis=1)  # (N, units_1 + A): a enters at the second layer
     x = hidden(x, units_2, norm="none")  # (N, units_2)
     q = linear(x, 1, 3e-3)  # (N, 1)
     return keras.Model([s, a], q)
-
-
-Inputs = tf.Tensor | list[tf.Tensor]  # of the actor: (N, S); of the critic: [(N, S), (N, A)]
-
-
-def beside(network: keras.Model, inputs: Inputs, others: Inputs) -> tf.Tensor:
-    """The network's output for `inputs`, N rows, with `others` in the same minibatch.
-
-    Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
-    the critic would not see where a step leads: on tasks with short episodes, Q then diverges.
-    CrossQ (https://arxiv.org/abs/1902.05605) has this joint pass, there without targets.
-    """
-    if not any(isinstance(layer, BatchNorm) for layer in network.layers):
-        return network(inputs, training=True)  # no row depends on another
-    both = keras.tree.map_structure(lambda *pair: tf.concat(pair, axis=0), inputs, others)
-    n = keras.tree.flatten(inputs)[0].shape[0]
-    return network(both, training=True)[:n]
 
 
 # -------------------------------------------------------------------------------------- the update
@@ -381,11 +375,18 @@ class DDPG:
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))². Made outside the tape, y is a constant.
         # `terminated`, not `done`: a time limit ends the episode, but not the task.
-        next_a = beside(self.target_actor, next_s, s)  # (N, A)
-        next_q = beside(self.target_critic, [next_s, next_a], [s, a])  # (N, 1)
+        # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
+        # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
+        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets.
+        both, next_both = s, next_s
+        if args.norm == "batch":
+            both = tf.concat([s, next_s], axis=0)  # (2N, S)
+            next_both = tf.concat([next_s, s], axis=0)  # (2N, S)
+        next_a = self.target_actor(next_both, training=True)[: s.shape[0]]  # (N, A)
+        next_q = self.target_critic([next_both, next_a], training=True)  # (N, 1)
         y = r + args.gamma * (1 - terminated) * next_q  # (N, 1)
         with tf.GradientTape() as tape:
-            q = beside(self.critic, [s, a], [next_s, next_a])  # (N, 1)
+            q = self.critic([both, a], training=True)  # (N, 1)
             critic_loss = tf.reduce_mean((y - q) ** 2)
         weights = self.critic.trainable_variables
         gradients = tape.gradient(critic_loss, weights)
