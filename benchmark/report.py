@@ -790,7 +790,7 @@ the same numbers again: later ones begin every episode with a seed of its own, w
 {thresholds}
 
 The commands "at a glance" leave out the task and the flags of length (`--total-timesteps`,
-`--learning-starts`, `--eval-every`): they stand in [`studies/`](studies).
+`--eval-every`): they stand in [`studies/`](studies).
 """
 BESIDE = """
 Here: mean and standard deviation, over the seeds, of the last evaluation. RL Zoo's standard

@@ -9,11 +9,11 @@ A study is a file in benchmark/studies/:
     [environments.Pendulum-v1]
     solved = -170              # a run is solved once an evaluation's mean reaches this
     seeds = [0, 1]             # instead of the study's
-    total-timesteps = 15_000   # everything else is a flag of the script, without its --
+    total-timesteps = 30_000   # everything else is a flag of the script, without its --
 
-    [settings.layer]           # a line in the figures; what stands below it are flags, too
-    [settings.batch]
-    norm = "batch"
+    [settings.batch]           # a line in the figures; what stands below it are flags, too
+    [settings.layer]
+    norm = "layer"
 
 What may be left out: `solved`, an environment's `seeds`, and these keys of the study:
 
