@@ -26,7 +26,8 @@
             actor:    ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s)
             targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-If s' is terminal, y = r. The first --learning-starts actions are uniformly random.
+If s' is terminal, y = r. The first --learning-starts actions are uniformly random, before any
+update.
 The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
 
     python ddpg_continuous.py --env-id LunarLanderContinuous-v3
@@ -82,7 +83,7 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # rates and noise fall linearly to zero at the end (paper: constant)
+    anneal: bool = True  # rates and noise fall linearly to zero at the last step (paper: constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
@@ -92,7 +93,7 @@ class Args:
     norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
     learning_starts: int = 10_000  # random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
-    noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
+    noise_sigma: float = 0.3  # the noise's σ at the start, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) steps (paper: not stated)
 
@@ -348,7 +349,8 @@ class DDPG(nn.Module):
         # `terminated`, not `done`: a time limit ends the episode, but not the task.
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
         # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
-        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets.
+        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
+        # step below compares nothing with a next state, and takes s alone.
         with torch.no_grad():
             next_a = self.target_actor(next_s, beside=s)  # (N, A)
             next_q = self.target_critic(next_s, next_a, beside=s)  # (N, 1)

@@ -28,7 +28,9 @@
             actor:    minimise −1/N Σ Q(s, μ(s)), as a function of the actor's weights alone
             targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-If s' is terminal, y = r. The first --learning-starts actions are uniformly random.
+If s' is terminal, y = r. The first --learning-starts actions are uniformly random, before any
+update.
+The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
 
     python ddpg_keras.py --env-id MountainCarContinuous-v0
     KERAS_BACKEND=jax python ddpg_keras.py    (or torch; pip install either; unset: tensorflow)
@@ -105,7 +107,7 @@ class Args:
     actor_learning_rate: float = 1e-4  # learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # learning rate for the critic (paper: 1e-3)
     optimizer: Literal["adam", "rmsprop"] = "adam"  # of both networks (paper: adam)
-    anneal: bool = True  # rates and noise fall linearly to zero at the end (paper: constant)
+    anneal: bool = True  # rates and noise fall linearly to zero at the last step (paper: constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
@@ -115,7 +117,7 @@ class Args:
     norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
     learning_starts: int = 10_000  # random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
-    noise_sigma: float = 0.5  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
+    noise_sigma: float = 0.5  # the noise's σ at the start, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) steps (paper: not stated)
 
@@ -355,7 +357,8 @@ def beside(model: keras.Model, weights: list, inputs: Inputs, others: Inputs) ->
 
     Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
     the critic would not see where a step leads: on tasks with short episodes, Q then diverges.
-    CrossQ (https://arxiv.org/abs/1902.05605) has this joint pass, there without targets.
+    CrossQ (https://arxiv.org/abs/1902.05605) has this joint pass, there without targets. Which
+    actions are among the critic's `others` does not matter: no norm comes after the action.
     """
     if not model.non_trainable_variables:  # no batch norm: no row depends on another
         return forward(model, weights, inputs)

@@ -28,7 +28,9 @@
             actor:    ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s)
             targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-If s' is terminal, y = r. The first --learning-starts actions are uniformly random.
+If s' is terminal, y = r. The first --learning-starts actions are uniformly random, before any
+update.
+The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
 (ddpg_continuous.py lets autograd find the same gradient, as that of 1/N Σ Q(s, μ(s)).)
 
     python ddpg_tf_explicit.py --env-id Pendulum-v1
@@ -89,7 +91,7 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # rates and noise fall linearly to zero at the end (paper: constant)
+    anneal: bool = True  # rates and noise fall linearly to zero at the last step (paper: constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
@@ -99,7 +101,7 @@ class Args:
     norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
     learning_starts: int = 10_000  # random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
-    noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
+    noise_sigma: float = 0.3  # the noise's σ at the start, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) steps (paper: not stated)
 
@@ -292,9 +294,9 @@ def make_actor(
     s = keras.Input((observation_size,))
     x = s
     if args.norm == "batch":
-        x = BatchNorm(observation_size, running_statistics, is_input=True)(x)  # (N, S)
-    x = hidden(x, units_1, args.norm, running_statistics)  # (N, units_1)
-    x = hidden(x, units_2, args.norm, running_statistics)  # (N, units_2)
+        x = BatchNorm(observation_size, running_statistics, is_input=True)(x)  # (N or 2N, S)
+    x = hidden(x, units_1, args.norm, running_statistics)  # (N or 2N, units_1)
+    x = hidden(x, units_2, args.norm, running_statistics)  # (N or 2N, units_2)
     mu = keras.ops.tanh(linear(x, action_size, 3e-3))  # (N, A)
     return keras.Model(s, mu)
 
@@ -309,7 +311,7 @@ def make_critic(observation_size: int, action_size: int, args: Args) -> keras.Mo
     a = keras.Input((action_size,))
     x = s
     if args.norm == "batch":
-        x = BatchNorm(observation_size, is_input=True)(x)  # (N, S)
+        x = BatchNorm(observation_size, is_input=True)(x)  # (N or 2N, S)
     x = hidden(x, units_1, args.norm)  # (N or 2N, units_1)
     x = FirstRows()(x, a)  # (N, units_1)
     x = keras.ops.concatenate([x, a], axis=1)  # (N, units_1 + A): a enters at the second layer
@@ -377,7 +379,8 @@ class DDPG:
         # `terminated`, not `done`: a time limit ends the episode, but not the task.
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
         # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
-        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets.
+        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
+        # step below compares nothing with a next state, and takes s alone.
         both, next_both = s, next_s
         if args.norm == "batch":
             both = tf.concat([s, next_s], axis=0)  # (2N, S)
