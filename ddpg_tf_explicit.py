@@ -94,7 +94,7 @@ class Args:
     anneal: bool = True  # rates and noise fall linearly to zero at the last step (paper: constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
-    tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
+    tau: float = 0.03  # rate τ at which the targets follow (paper: 0.001)
     batch_size: int = 128  # minibatch size N (paper: 64)
     buffer_size: int = 1_000_000  # transitions that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)

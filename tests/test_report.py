@@ -291,7 +291,7 @@ def test_the_hyperparameters_are_those_of_args_json_and_say_whose_they_are(
     main_without_figures(tmp_path / "better.toml")
     text = (results / "better" / "report.md").read_text()
     table = {row[0]: row[1:] for row in cells(text) if len(row) == 3}
-    assert table["tau"] == ["0.005 (one); 0.001 (two)", "0.001"]
+    assert table["tau"] == ["0.03 (one); 0.001 (two)", "0.001"]
     assert table["total-timesteps"] == ["12000", "up to 2.5 million"]
     assert table["hidden-sizes"] == ["400 300", "400 300"]
     assert not {"seed", "env-id", "runs-dir", "evaluate", "matmul-precision"} & table.keys()
