@@ -237,18 +237,14 @@ def normalisation(
 
 
 class Actor(nn.Module):
-    """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1].
-
-    `beside`: more observations, (N, S), that batch norm is to count in the same minibatch.
-    """
+    """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1]."""
 
     def __init__(
         self, observation_size: int, action_size: int, args: Args, running_statistics: bool = False
     ) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        self.has_batch_norm = args.norm == "batch"
-        bias = not self.has_batch_norm  # it subtracts the mean, and with it any bias before it
+        bias = args.norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
         self.norm_0 = normalisation(args.norm, observation_size, running_statistics, is_input=True)
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1, running_statistics)
@@ -256,43 +252,33 @@ class Actor(nn.Module):
         self.norm_2 = normalisation(args.norm, units_2, running_statistics)
         self.output = linear(units_2, action_size, 3e-3)
 
-    def forward(self, s: torch.Tensor, beside: torch.Tensor | None = None) -> torch.Tensor:
-        x = s
-        if beside is not None and self.has_batch_norm:
-            x = torch.cat([s, beside])  # (2N, S)
-        x = self.norm_0(x)
-        x = F.relu(self.norm_1(self.layer_1(x)))  # (N or 2N, units_1)
-        x = F.relu(self.norm_2(self.layer_2(x)))  # (N or 2N, units_2)
-        x = x[: len(s)]  # (N, units_2): what stood beside s was needed for the norms alone
+    def forward(self, s: torch.Tensor) -> torch.Tensor:
+        x = self.norm_0(s)  # (N, S)
+        x = F.relu(self.norm_1(self.layer_1(x)))  # (N, units_1)
+        x = F.relu(self.norm_2(self.layer_2(x)))  # (N, units_2)
         return torch.tanh(self.output(x))  # (N, A)
 
 
 class Critic(nn.Module):
     """The action value Q(s, a): (N, S) and (N, A) to (N, 1). Normalised before a enters.
 
-    `beside`: more observations, (N, S), that batch norm is to count in the same minibatch.
+    Further rows of s count in batch norm's minibatch, and have no value of their own.
     """
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
         super().__init__()
         units_1, units_2 = args.hidden_sizes
-        self.has_batch_norm = args.norm == "batch"
-        bias = not self.has_batch_norm
+        bias = args.norm != "batch"
         self.norm_0 = normalisation(args.norm, observation_size, is_input=True)
         self.layer_1 = linear(observation_size, units_1, observation_size**-0.5, bias)
         self.norm_1 = normalisation(args.norm, units_1)
         self.layer_2 = linear(units_1 + action_size, units_2, (units_1 + action_size) ** -0.5)
         self.output = linear(units_2, 1, 3e-3)
 
-    def forward(
-        self, s: torch.Tensor, a: torch.Tensor, beside: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        x = s
-        if beside is not None and self.has_batch_norm:
-            x = torch.cat([s, beside])  # (2N, S)
-        x = self.norm_0(x)
+    def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        x = self.norm_0(s)  # (N or 2N, S)
         x = F.relu(self.norm_1(self.layer_1(x)))  # (N or 2N, units_1)
-        x = x[: len(s)]  # (N, units_1): what stood beside s was needed for the norms alone
+        x = x[: len(a)]  # (N, units_1)
         x = torch.cat([x, a], dim=1)  # (N, units_1 + A): a enters at the second hidden layer
         x = F.relu(self.layer_2(x))  # (N, units_2)
         return self.output(x)  # (N, 1)
@@ -307,6 +293,7 @@ class DDPG(nn.Module):
         self.sizes = [observation_size, action_size]  # saved with the agent, to rebuild it
         self.gamma = args.gamma
         self.tau = args.tau
+        self.has_batch_norm = args.norm == "batch"
         self.device = torch.device(args.device)
         self.actor = Actor(observation_size, action_size, args, running_statistics=True)
         self.critic = Critic(observation_size, action_size, args)
@@ -346,16 +333,20 @@ class DDPG(nn.Module):
         s, a, r, terminated, next_s = [torch.from_numpy(x).to(self.device) for x in batch]
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
-        # `terminated`, not `done`: a time limit ends the episode, but not the task.
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
         # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
         # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
         # step below compares nothing with a next state, and takes s alone.
+        both, next_both = s, next_s
+        if self.has_batch_norm:
+            both = torch.cat([s, next_s])  # (2N, S)
+            next_both = torch.cat([next_s, s])  # (2N, S)
+        # `terminated`, not `done`: a time limit ends the episode, but not the task
         with torch.no_grad():
-            next_a = self.target_actor(next_s, beside=s)  # (N, A)
-            next_q = self.target_critic(next_s, next_a, beside=s)  # (N, 1)
+            next_a = self.target_actor(next_both)[: len(s)]  # (N, A)
+            next_q = self.target_critic(next_both, next_a)  # (N, 1)
             y = r + self.gamma * (1 - terminated) * next_q  # (N, 1)
-        q = self.critic(s, a, beside=next_s)  # (N, 1)
+        q = self.critic(both, a)  # (N, 1)
         critic_loss = F.mse_loss(q, y)
         self.critic_optimizer.zero_grad()
         critic_loss.backward()

@@ -373,10 +373,25 @@ class DDPG:
         args = self.args
         self.critic_optimizer.learning_rate.assign(learning_rate_scale * args.critic_learning_rate)
         self.actor_optimizer.learning_rate.assign(learning_rate_scale * args.actor_learning_rate)
+        critic_loss, q = self.learn_critic(batch)
+        mu, dq_da = self.learn_actor(batch[0])
+        self.update_targets(args.tau)
+
+        saturated = tf.abs(mu) > 0.99  # (N, A): where tanh is flat
+        outward = saturated & (dq_da * mu > 0)  # (N, A): where Q would push further out
+        return {
+            "critic_loss": critic_loss,
+            "dq_da_norm": tf.reduce_mean(tf.norm(dq_da, axis=1)),
+            "q": tf.reduce_mean(q),
+            "saturation": tf.reduce_mean(tf.cast(saturated, mu.dtype)),
+            "dq_da_outward": tf.reduce_mean(tf.cast(outward, mu.dtype)),
+        }
+
+    def learn_critic(self, batch: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Minimises L = 1/N Σ (y − Q(s, a))². Returns L and Q(s, a), (N, 1)."""
+        args = self.args
         s, a, r, terminated, next_s = batch
 
-        # Critic: minimise L = 1/N Σ (y − Q(s, a))². Made outside the tape, y is a constant.
-        # `terminated`, not `done`: a time limit ends the episode, but not the task.
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
         # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
         # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
@@ -385,41 +400,40 @@ class DDPG:
         if args.norm == "batch":
             both = tf.concat([s, next_s], axis=0)  # (2N, S)
             next_both = tf.concat([next_s, s], axis=0)  # (2N, S)
+
+        # Made outside the tape, y is a constant.
+        # `terminated`, not `done`: a time limit ends the episode, but not the task.
         next_a = self.target_actor(next_both, training=True)[: s.shape[0]]  # (N, A)
         next_q = self.target_critic([next_both, next_a], training=True)  # (N, 1)
         y = r + args.gamma * (1 - terminated) * next_q  # (N, 1)
         with tf.GradientTape() as tape:
             q = self.critic([both, a], training=True)  # (N, 1)
-            critic_loss = tf.reduce_mean((y - q) ** 2)
+            loss = tf.reduce_mean((y - q) ** 2)
         weights = self.critic.trainable_variables
-        gradients = tape.gradient(critic_loss, weights)
+        gradients = tape.gradient(loss, weights)
         # L2 in the gradient, as in the paper; Keras's weight_decay is AdamW's
         gradients = [g + args.weight_decay * w for g, w in zip(gradients, weights, strict=True)]
         self.critic_optimizer.apply(gradients, weights)
+        return loss, q
 
-        # Actor: ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s), in the two factors that the paper prints.
+    def learn_actor(self, s: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Ascends 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s), in the two factors that the paper prints.
+
+        Returns μ(s) and ∇ₐQ(s, a)|ₐ₌μ(s), (N, A) each.
+        """
         # First ∇ₐQ, at the actor's own actions, by the critic that was just updated. The tape
         # differentiates Σ Q; row i of Q depends on action i alone, so row i of ∇ₐQ is its own.
         with tf.GradientTape(persistent=True) as tape:  # persistent: asked for two gradients
             mu = self.actor(s, training=True)  # (N, A)
             q_mu = self.critic([s, mu], training=True)  # (N, 1)
         dq_da = tape.gradient(q_mu, mu)  # (N, A): ∇ₐQ(s, a)|ₐ₌μ(s), a row per observation
+
         # Then times ∇μ, which is never formed: the tape takes dq_da as the gradient of the actor's
         # output, multiplies it by ∇μ, and sums over the rows. The minus because Adam descends.
         weights = self.actor.trainable_variables
         gradients = tape.gradient(mu, weights, output_gradients=-dq_da / s.shape[0])
         self.actor_optimizer.apply(gradients, weights)
-
-        self.update_targets(args.tau)
-        saturated = tf.abs(mu) > 0.99  # (N, A): where tanh is flat
-        outward = saturated & (dq_da * mu > 0)  # (N, A): where Q would push further out
-        return {
-            "critic_loss": critic_loss,
-            "dq_da_norm": tf.reduce_mean(tf.norm(dq_da, axis=1)),
-            "q": tf.reduce_mean(q),
-            "saturation": tf.reduce_mean(tf.cast(saturated, s.dtype)),
-            "dq_da_outward": tf.reduce_mean(tf.cast(outward, s.dtype)),
-        }
+        return mu, dq_da
 
     def update_targets(self, tau: float) -> None:
         """θ' ← τ θ + (1 − τ) θ'. The targets have no running averages."""
