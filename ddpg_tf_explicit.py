@@ -427,7 +427,6 @@ class DDPG:
             mu = self.actor(s, training=True)  # (N, A)
             q_mu = self.critic([s, mu], training=True)  # (N, 1)
         dq_da = tape.gradient(q_mu, mu)  # (N, A): ∇ₐQ(s, a)|ₐ₌μ(s), a row per observation
-
         # Then times ∇μ, which is never formed: the tape takes dq_da as the gradient of the actor's
         # output, multiplies it by ∇μ, and sums over the rows. The minus because Adam descends.
         weights = self.actor.trainable_variables
