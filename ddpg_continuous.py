@@ -285,6 +285,40 @@ class Critic(nn.Module):
 
 
 # -------------------------------------------------------------------------------------- the update
+class CudaGraph:
+    """A function of tensors, run on the GPU as one CUDA graph; shapes must not change.
+
+    The networks are small: most of an update's time, a GPU would wait for the next operation to be
+    launched. A graph launches all of them at once. The first calls run as they are, to warm up, as
+    torch asks for; the next one is captured. What a call returns, the next call overwrites.
+    """
+
+    WARM_UP_CALLS = 3
+
+    def __init__(self, function: Callable) -> None:
+        self.function = function
+        self.num_calls = 0
+
+    def __call__(self, *inputs: torch.Tensor | float) -> torch.Tensor | dict[str, torch.Tensor]:
+        inputs = [torch.as_tensor(x, device="cuda") for x in inputs]
+        self.num_calls += 1
+        if self.num_calls <= self.WARM_UP_CALLS:
+            return self.function(*inputs)
+        if self.num_calls == self.WARM_UP_CALLS + 1:
+            self.capture(inputs)
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given)
+        self.graph.replay()
+        return self.outputs
+
+    def capture(self, inputs: list[torch.Tensor]) -> None:
+        """Records the function's operations, which replay() then makes on these same tensors."""
+        self.inputs = inputs
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.function(*inputs)
+
+
 class DDPG(nn.Module):
     """Actor, critic, their targets and optimisers: Algorithm 1 without the environment."""
 
@@ -301,23 +335,34 @@ class DDPG(nn.Module):
         self.target_critic = Critic(observation_size, action_size, args).requires_grad_(False)
         self.update_targets(tau=1.0)  # the targets start as copies
         self.to(self.device)
+        on_cuda = self.device.type == "cuda"
         self.actor_optimizer = torch.optim.Adam(
-            self.actor.parameters(), args.actor_learning_rate, fused=True
+            self.actor.parameters(), args.actor_learning_rate, fused=True, capturable=on_cuda
         )
         self.critic_optimizer = torch.optim.Adam(
             self.critic.parameters(),
             args.critic_learning_rate,
             weight_decay=args.weight_decay,  # L2 in the gradient, as in the paper; not AdamW's
             fused=True,
+            capturable=on_cuda,
         )
         self.optimizers = [self.actor_optimizer, self.critic_optimizer]
+        self.prepare_device()
+
+    def prepare_device(self) -> None:
+        """Chooses how acting and learning run: on CUDA, each as a graph of its own."""
+        self.act_on_device = self.actor.forward
+        self.learn_on_device = self.learn
+        if self.device.type == "cuda":
+            self.act_on_device = CudaGraph(self.actor.forward)
+            self.learn_on_device = CudaGraph(self.learn)
 
     @torch.no_grad()
     def act(self, observation: np.ndarray) -> np.ndarray:
         """μ(s) without noise: (S,) to (A,), in [-1, 1]."""
         s = torch.as_tensor(observation, device=self.device)[None]  # (1, S)
         self.actor.eval()  # batch norm by running averages: one observation is no minibatch
-        action = self.actor(s)[0].cpu().numpy()
+        action = self.act_on_device(s)[0].cpu().numpy()
         self.actor.train()
         return action
 
@@ -328,9 +373,18 @@ class DDPG(nn.Module):
 
         `learning_rate_scale`: factor on both learning rates.
         """
+        rows = torch.from_numpy(np.hstack(batch))  # together, to be copied to the device at once
+        return self.learn_on_device(rows.to(self.device), learning_rate_scale)
+
+    def learn(
+        self, rows: torch.Tensor, learning_rate_scale: float | torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """What update() does on the device; each row is a transition: s, a, r, terminated, s'."""
+        observation_size, action_size = self.sizes
+        sizes = [observation_size, action_size, 1, 1, observation_size]
+        s, a, r, terminated, next_s = rows.split(sizes, dim=1)
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate_scale * optimizer.defaults["lr"]
-        s, a, r, terminated, next_s = [torch.from_numpy(x).to(self.device) for x in batch]
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
@@ -390,6 +444,7 @@ class DDPG(nn.Module):
         self.load_state_dict(state["networks"])
         for optimizer, content in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(content)
+        self.prepare_device()  # a graph would go on with the tensors that it has been captured with
 
 
 # ------------------------------------------------------------------------------------ the training

@@ -3,6 +3,7 @@
     pip install -r requirements.txt -r requirements-dev.txt
     python benchmark/speed.py
     python benchmark/speed.py --only "keras|tf_explicit.*none" --out my-speed
+    python benchmark/speed.py --only continuous --device cuda --threads 1 --out my-gpu-speed
 
 Same environment, layer sizes, batch size and threads; uniform replay, an update per step; logging
 and progress bar on, evaluation off. Every contestant is a process of its own. After its first 1,000
@@ -15,8 +16,12 @@ The floor is what an update cannot do without: its matrix products (no normalisa
 NumPy, PyTorch and JAX. "Share of the floor" is how many updates a script makes of those that the
 fastest of the three makes in its turn.
 
+With `--device cuda` Stable-Baselines3 and ddpg_continuous.py train on the GPU, and JAX on what it
+finds; ddpg_continuous.py on the CPU stands beside them, and no floor.
+
 `--peer NAME COMMAND` adds another program. It is called with the number of threads and of steps,
-and has to call this module's `Turns().after(step)` after every step.
+and has to call this module's `Turns().after(step)` after every step. Device and batch size are for
+its command to choose.
 """
 
 import argparse
@@ -49,12 +54,21 @@ except ImportError as error:
 RANDOM_STEPS = 1_000  # before the first update
 FIRST_STEP = 2_000  # of the first turn
 TURN = 250  # steps of a turn
-BATCH_SIZE = 64
 HIDDEN_SIZES = [400, 300]
 ENV_ID = "LunarLanderContinuous-v3"
 OBSERVATION_SIZE = 8
 ACTION_SIZE = 2
 SECONDS = "SECONDS"  # begins the line in which a contestant says how long its turn took
+
+
+@dataclass
+class Setup:
+    """What is the same for all contestants."""
+
+    threads: int
+    total_steps: int
+    batch_size: int
+    folder: str  # for logs
 
 
 # --------------------------------------------------------------------------------- in a contestant
@@ -93,12 +107,17 @@ class TimedEnv(gymnasium.Wrapper):
 
 
 def train_script(
-    name: str, norm: str, backend: str, threads: int, total_steps: int, folder: str
+    setup: Setup,
+    name: str,
+    norm: str,
+    backend: str = "tensorflow",
+    device: str = "cpu",
+    graphs: bool = True,
 ) -> None:
-    """Trains by one of the scripts; ddpg_keras.py on this backend."""
+    """Trains by a script: ddpg_keras.py on this backend, ddpg_continuous.py on this device."""
     sys.path.insert(0, str(study.ROOT))
     os.environ["KERAS_BACKEND"] = backend  # both are read as the framework is imported
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(setup.threads)
     script = importlib.import_module(name)
     make_env = script.make_env
     turns = Turns()
@@ -109,42 +128,46 @@ def train_script(
     script.make_env = make_timed_env
     args = script.Args(
         env_id=ENV_ID,
-        total_timesteps=total_steps,
+        total_timesteps=setup.total_steps,
         learning_starts=RANDOM_STEPS,
-        batch_size=BATCH_SIZE,
+        batch_size=setup.batch_size,
         hidden_sizes=tuple(HIDDEN_SIZES),
         norm=norm,
         eval_every=0,
-        runs_dir=folder,
+        runs_dir=setup.folder,
         run_name="run",
     )
     if name != "ddpg_keras":
-        args.num_threads = threads
+        args.num_threads = setup.threads
+    if name == "ddpg_continuous":
+        args.device = device
+        if not graphs:
+            script.CudaGraph = lambda function: function  # every operation is launched by itself
     script.train(args)
 
 
-def train_stable_baselines3(threads: int, total_steps: int, folder: str) -> None:
+def train_stable_baselines3(setup: Setup, device: str) -> None:
     """Trains Stable-Baselines3's DDPG."""
     import torch
     from stable_baselines3 import DDPG
     from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(setup.threads)
     sigma = 0.3 * np.ones(ACTION_SIZE)
     model = DDPG(
         "MlpPolicy",
         TimedEnv(gymnasium.make(ENV_ID), Turns()),
-        batch_size=BATCH_SIZE,
+        batch_size=setup.batch_size,
         learning_starts=RANDOM_STEPS,
         train_freq=1,
         gradient_steps=1,
         action_noise=OrnsteinUhlenbeckActionNoise(np.zeros(ACTION_SIZE), sigma, dt=0.1),
         policy_kwargs={"net_arch": HIDDEN_SIZES},
-        tensorboard_log=folder,
+        tensorboard_log=setup.folder,
         verbose=1,
-        device="cpu",
+        device=device,
     )
-    model.learn(total_steps, progress_bar=True)
+    model.learn(setup.total_steps, progress_bar=True)
 
 
 # --------------------------------------------------------------------------------------- the floor
@@ -152,9 +175,8 @@ Product = tuple[int, int, int]  # (rows, inner, columns): an (rows, inner) times
 Pairs = list[tuple[np.ndarray, np.ndarray]]
 
 
-def products() -> list[Product]:
-    """The matrix products of one update: no more than its gradients need."""
-    n = BATCH_SIZE
+def products(n: int) -> list[Product]:
+    """The matrix products of one update with n transitions: no more than its gradients need."""
     units_1, units_2 = HIDDEN_SIZES
     actor = [(n, OBSERVATION_SIZE, units_1), (n, units_1, units_2), (n, units_2, ACTION_SIZE)]
     critic = [
@@ -206,17 +228,17 @@ def by_jax(pairs: Pairs, threads: int) -> Callable[[], None]:
     return lambda: jax.block_until_ready(compiled(arrays))
 
 
-def floor(make_multiply: Callable, threads: int, total_steps: int, folder: str) -> None:
+def floor(setup: Setup, make_multiply: Callable) -> None:
     """Only multiplies, as many times as there would be updates."""
     rng = np.random.default_rng(0)
     pairs = []
-    for rows, inner, columns in products():
+    for rows, inner, columns in products(setup.batch_size):
         x = rng.random((rows, inner), np.float32)
         y = rng.random((inner, columns), np.float32)
         pairs.append((x, y))
-    multiply_all = make_multiply(pairs, threads)
+    multiply_all = make_multiply(pairs, setup.threads)
     turns = Turns()
-    for step in range(FIRST_STEP, total_steps + 1):  # there is nothing to prepare before that
+    for step in range(FIRST_STEP, setup.total_steps + 1):  # there is nothing to prepare before that
         multiply_all()
         turns.after(step)
 
@@ -233,18 +255,27 @@ FLOORS = {
 }
 
 
-def contestants() -> dict[str, Callable]:
-    """Everything that is timed: functions of the threads, the steps and a folder for logs."""
-    programs = {REFERENCE: train_stable_baselines3}
-    for name in ["ddpg_continuous", "ddpg_tf_explicit"]:
+def contestants(device: str) -> dict[str, Callable]:
+    """Everything that is timed: functions of a Setup."""
+    programs = {REFERENCE: functools.partial(train_stable_baselines3, device=device)}
+
+    def add(label: str, **options: object) -> None:
         for norm in NORMS:
-            program = functools.partial(train_script, name, norm, "tensorflow")
-            programs[f"{name}.py --norm {norm}"] = program
+            program = functools.partial(train_script, norm=norm, **options)
+            programs[label.format(norm)] = program
+
+    add("ddpg_continuous.py --norm {}", name="ddpg_continuous")
+    if device != "cpu":
+        label = f"ddpg_continuous.py --norm {{}} --device {device}"
+        add(label, name="ddpg_continuous", device=device)
+        if device == "cuda":
+            add(f"{label}, no graph", name="ddpg_continuous", device=device, graphs=False)
+    add("ddpg_tf_explicit.py --norm {}", name="ddpg_tf_explicit")
     for backend in ["tensorflow", "jax", "torch"]:
-        for norm in NORMS:
-            program = functools.partial(train_script, "ddpg_keras", norm, backend)
-            programs[f"ddpg_keras.py --norm {norm} on {backend}"] = program
-    return {**programs, **FLOORS}
+        add(f"ddpg_keras.py --norm {{}} on {backend}", name="ddpg_keras", backend=backend)
+    if device == "cpu":
+        programs.update(FLOORS)
+    return programs
 
 
 # -------------------------------------------------------------------------------- taking the turns
@@ -279,9 +310,10 @@ def is_stopped(pid: int) -> bool:
 
 
 def start(name: str, threads: int, args: argparse.Namespace, errors: Path) -> Contestant:
-    """Starts a contestant's process and brings it to its first turn."""
+    """Starts a contestant's process, which stops itself before its first turn."""
     command = [sys.executable, __file__, "--contestant", name]
     command += ["--threads", str(threads), "--turns", str(args.turns)]
+    command += ["--device", args.device, "--batch-size", str(args.batch_size)]
     peers = dict(args.peer)
     if name in peers:
         command = [*shlex.split(peers[name]), str(threads), str(total_steps(args.turns))]
@@ -309,8 +341,9 @@ def measure(names: list[str], threads: int, args: argparse.Namespace) -> dict[st
         for number, name in enumerate(names):
             contestant = start(name, threads, args, Path(folder, f"{number}.txt"))
             at_the_end.callback(contestant.process.kill)  # it may be stopped
-            contestant.end_of_turn()
             started.append(contestant)
+        for contestant in started:
+            contestant.end_of_turn()
         for turn in range(args.turns):
             for contestant in started:
                 speeds[contestant.name][turn] = TURN / contestant.take_turn()
@@ -336,12 +369,15 @@ def table(speeds_by_threads: dict[int, dict[str, np.ndarray]]) -> str:
     header += ["ratio to Stable-Baselines3: median (quartiles)", "share of the floor"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for threads, speeds in speeds_by_threads.items():
-        fastest = np.max([speeds[name] for name in FLOORS], axis=0)  # (turns,)
+        floors = [speeds[name] for name in FLOORS if name in speeds]
         for name, speed in speeds.items():
             low, median, high = np.quantile(speed / speeds[REFERENCE], [0.25, 0.5, 0.75])
-            share = 100 * np.median(speed / fastest)
+            share = "-"
+            if floors:
+                fastest = np.max(floors, axis=0)  # (turns,)
+                share = f"{100 * np.median(speed / fastest):.0f} %"
             cells = [name, str(threads), f"{np.median(speed):.0f}"]
-            cells += [f"{median:.2f} ({low:.2f} to {high:.2f})", f"{share:.0f} %"]
+            cells += [f"{median:.2f} ({low:.2f} to {high:.2f})", share]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -353,6 +389,8 @@ def read_command_line() -> argparse.Namespace:
     )
     parser.add_argument("--turns", type=int, default=40, help="turns of each contestant")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of each contestant")
+    parser.add_argument("--device", default="cpu", help="of torch: cpu, cuda or mps")
+    parser.add_argument("--batch-size", type=int, default=64, help="transitions of a minibatch")
     parser.add_argument(
         "--only", default="", help="contestants whose names this regular expression finds"
     )
@@ -376,8 +414,8 @@ def main() -> None:
     args = read_command_line()
     if args.contestant:
         with tempfile.TemporaryDirectory() as folder:
-            program = contestants()[args.contestant]
-            program(args.threads[0], total_steps(args.turns), folder)
+            program = contestants(args.device)[args.contestant]
+            program(Setup(args.threads[0], total_steps(args.turns), args.batch_size, folder))
         return
     for package in ["stable_baselines3", "rich"]:
         if importlib.util.find_spec(package) is None:
@@ -385,14 +423,16 @@ def main() -> None:
             study.explain_missing_package(error, __name__)
 
     always = [REFERENCE, *FLOORS]
-    names = [x for x in contestants() if x in always or re.search(args.only, x)]
+    programs = contestants(args.device)
+    names = [x for x in programs if x in always or re.search(args.only, x)]
     names += [name for name, _ in args.peer]
     speeds_by_threads = {threads: measure(names, threads, args) for threads in args.threads}
     text = table(speeds_by_threads)
     machine = f"{platform.machine()}, Python {platform.python_version()}"
     args.out.mkdir(parents=True, exist_ok=True)
     save_csv(speeds_by_threads, args.out / "speed.csv")
-    summary = f"{text}\n\n{args.turns} turns of {TURN} steps, {machine}\n"
+    setting = f"minibatches of {args.batch_size}, {args.turns} turns of {TURN} steps"
+    summary = f"{text}\n\n{setting}, {machine}\n"
     (args.out / "speed.md").write_text(summary)
     print(text)
 

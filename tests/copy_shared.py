@@ -30,7 +30,7 @@ class Copy:
 
 
 NETWORKS = (
-    *("Args", "linear", "normalisation", "Actor", "Critic", "DDPG"),
+    *("Args", "linear", "normalisation", "Actor", "Critic", "CudaGraph", "DDPG"),
     "prepare_framework",
 )
 TORCH_FILES = (
@@ -64,7 +64,7 @@ COPIES = [
         "dqn.py",
         own=(
             *("Args", "OrnsteinUhlenbeckNoise", "GaussianNoise", "make_noise", "Policy"),
-            *("linear", "normalisation", "Actor", "Critic", "DDPG"),
+            *("linear", "normalisation", "Actor", "Critic", "CudaGraph", "DDPG"),
             *("ReplayBuffer.add", "ReplayBuffer.sample", "Training.__doc__"),
             *("train", "training_loop"),
             *("CheckedEnv.__doc__", "CheckedEnv.__init__", "CheckedEnv.step"),

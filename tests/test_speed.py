@@ -26,14 +26,14 @@ def flops(products):
 
 def test_the_floor_has_nine_products_of_the_two_hidden_layers():
     """Forward: targets, both networks, the critic again; backward: two of each network's own."""
-    large = [x for x in speed.products() if min(x) == speed.BATCH_SIZE and flops([x]) > 15e6]
+    large = [x for x in speed.products(64) if min(x) == 64 and flops([x]) > 15e6]
     assert len(large) == 9
-    assert 142e6 < flops(speed.products()) < 143e6
+    assert 142e6 < flops(speed.products(64)) < 143e6
 
 
 def test_an_update_makes_the_products_of_the_floor_and_one_more():
     """torch goes back through the concatenation with the action, of which one part would do."""
-    args = ddpg_continuous.Args(norm="none", batch_size=speed.BATCH_SIZE)
+    args = ddpg_continuous.Args(norm="none", batch_size=64)
     n = args.batch_size
     units_1, units_2 = args.hidden_sizes
     assert [units_1, units_2] == speed.HIDDEN_SIZES
@@ -43,7 +43,7 @@ def test_an_update_makes_the_products_of_the_floor_and_one_more():
     with FlopCounterMode(display=False) as counter:
         agent.update(batch)
     one_more = (n, units_2, units_1 + speed.ACTION_SIZE)
-    assert counter.get_total_flops() == flops([*speed.products(), one_more])
+    assert counter.get_total_flops() == flops([*speed.products(64), one_more])
 
 
 @pytest.fixture
@@ -73,7 +73,8 @@ def test_every_step_of_a_script_counts_also_in_the_environment_after_a_checkpoin
     monkeypatch.setattr(ddpg_continuous, "make_env", ddpg_continuous.make_env)
     args_with_checkpoints = functools.partial(ddpg_continuous.Args, checkpoint_every=150)
     monkeypatch.setattr(ddpg_continuous, "Args", args_with_checkpoints)
-    speed.train_script("ddpg_continuous", "none", "tensorflow", 1, 300, str(tmp_path))
+    setup = speed.Setup(threads=1, total_steps=300, batch_size=64, folder=str(tmp_path))
+    speed.train_script(setup, "ddpg_continuous", "none")
     assert (tmp_path / "run" / "checkpoint.pt").exists()
     assert counted_steps == list(range(1, 301))
     out = capsys.readouterr().out
