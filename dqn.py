@@ -359,6 +359,7 @@ def prepare_framework(args: Args) -> None:
     if not available[args.device]:
         raise RunError(f"--device {args.device}: torch finds none here; use --device cpu")
     torch.set_num_threads(args.num_threads)  # torch's own default is all cores: slower here
+    torch.set_flush_denormal(True)  # below 1e-38 is zero: such numbers slow Intel's processors
     torch.manual_seed(args.seed)
     # Some environments draw from these global generators
     random.seed(args.seed)

@@ -67,6 +67,7 @@ def settings():
         "determinism": torch.are_deterministic_algorithms_enabled(),
         "type": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),
+        "smallest numbers are zero": are_small_numbers_zero(),
         "numpy's generator": (keys.tolist(), position),
         "warnings": list(warnings.filters),
         "hooks": (sys.excepthook, threading.excepthook),
@@ -81,7 +82,7 @@ def settings():
     ids=["ddpg_continuous", "dqn"],
 )
 def test_neither_a_constructor_nor_load_policy_changes_a_setting_of_the_process(
-    script, algorithm, two_threads, folder
+    script, algorithm, two_threads, ordinary_floats, folder
 ):
     before = settings()
     args = script.Args(num_threads=1, hidden_sizes=(8, 8))
@@ -93,13 +94,31 @@ def test_neither_a_constructor_nor_load_policy_changes_a_setting_of_the_process(
     assert settings() == before
 
 
-def test_a_training_and_evaluate_set_torchs_threads(command, two_threads, folder):
+@pytest.fixture
+def ordinary_floats():
+    """Numbers below 1e-38 are what they are; afterwards, too."""
+    torch.set_flush_denormal(False)
+    yield
+    torch.set_flush_denormal(False)
+
+
+def are_small_numbers_zero():
+    return (torch.tensor([1e-38]) * 1e-2).item() == 0
+
+
+def test_a_training_and_evaluate_set_torchs_threads_and_count_smallest_numbers_as_zero(
+    command, two_threads, ordinary_floats, folder
+):
+    assert not are_small_numbers_zero()
     flags = (*POINT, "--total-timesteps", 20, "--run-name", "run")
     assert command(*flags, "--num-threads", 1)[0] == 0
     assert torch.get_num_threads() == 1
+    assert are_small_numbers_zero()
     torch.set_num_threads(2)
+    torch.set_flush_denormal(False)
     assert command("--evaluate", "runs/run/last.pt", "--eval-episodes", 1)[0] == 0
     assert torch.get_num_threads() == 1
+    assert are_small_numbers_zero()
 
 
 # ----------------------------------------------------------------------------------- the run's lock
