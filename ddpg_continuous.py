@@ -208,8 +208,8 @@ class ReplayBuffer:
 def linear(inputs: int, units: int, bound: float, bias: bool = True) -> nn.Linear:
     """A layer whose weights and biases are drawn from U(−bound, bound) (Section 7).
 
-    The bound is 1/√fan-in for hidden layers and 3e-3 for the last one. The fan-in is `inputs`, and
-    not weight.shape[0], a common mistake: torch stores weights as (out, in).
+    The bound is 1/√fan-in for hidden layers; for the last one it is 3e-3, from pixels 3e-4. The
+    fan-in is `inputs` and not weight.shape[0], a common mistake: torch stores weights as (out, in).
     """
     layer = nn.Linear(inputs, units, bias)
     for parameter in layer.parameters():
@@ -821,7 +821,7 @@ def check_observations(space: gym.Space, env_id: str) -> None:
     """RunError unless observations are vectors."""
     is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     if not is_vector or space.shape[0] == 0:
-        needs = "a vector of one number or more is needed (see gymnasium's FlattenObservation)"
+        needs = "a vector of one number or more is needed (ddpg_pixels.py learns from images)"
         raise RunError(f"{env_id} observes {space}: {needs}")
 
 

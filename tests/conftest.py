@@ -35,7 +35,9 @@ def command(script, monkeypatch, capsys):
 
     Warnings are shown as Python shows them outside of pytest.
     """
-    monkeypatch.setattr(script, "plot", lambda *_: None)
+    for name in ("plot", "plot_what_it_sees"):
+        if hasattr(script, name):
+            monkeypatch.setattr(script, name, lambda *_: None)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # which main() replaces
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

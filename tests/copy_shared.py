@@ -68,9 +68,29 @@ COPIES = [
             *("ReplayBuffer.add", "ReplayBuffer.sample", "Training.__doc__"),
             *("train", "training_loop"),
             *("CheckedEnv.__doc__", "CheckedEnv.__init__", "CheckedEnv.step"),
-            *("check_actions", "is_bounded", "sizes_of", "load_policy", "plot_returns", "check"),
+            *(
+                "check_actions",
+                "check_observations",
+                "is_bounded",
+                "sizes_of",
+                "load_policy",
+                "plot_returns",
+                "check",
+            ),
         ),
         rename=("DDPG", "DQN"),
+    ),
+    Copy(
+        "ddpg_continuous.py",
+        "ddpg_pixels.py",
+        own=(
+            *("Args", "ReplayBuffer", "normalisation", "Actor", "Critic", "CudaGraph"),
+            *("DDPG.__init__", "DDPG.prepare_device", "DDPG.act", "DDPG.update", "DDPG.learn"),
+            *("DDPG.set_state", "train", "Policy", "make_env", "check_observations"),
+            *("check_render_mode", "check_video", "check_frame", "sizes_of", "LIBRARIES"),
+            *("load_policy", "write_checkpoint", "SavedFiles", "restore_checkpoint"),
+            *("restore_files", "Run.play", "Run.save_summary", "check", "evaluate_file"),
+        ),
     ),
 ]
 
@@ -146,8 +166,10 @@ def with_own_members(copy: Copy, class_name: str, text: str, there: str) -> str:
     """The text of a class, in which what the target has of its own is the target's."""
     for name in sorted(copy.own):
         owner, _, member = name.partition(".")
-        if owner == class_name and member:
+        if owner == class_name and member in members(there):
             text = text.replace(members(text)[member], members(there)[member])
+        elif owner == class_name and member:  # the target has none
+            text = text.replace(f"{members(text)[member]}\n\n", "")
     return text
 
 

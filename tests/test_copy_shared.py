@@ -12,7 +12,7 @@ import pytest
 from copy_shared import parts
 from helpers import ROOT
 
-NAMES = ("ddpg_continuous", "ddpg_keras", "ddpg_tf_explicit", "dqn")
+NAMES = ("ddpg_continuous", "ddpg_keras", "ddpg_pixels", "ddpg_tf_explicit", "dqn")
 SIBLINGS = NAMES[1:]
 
 

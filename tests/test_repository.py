@@ -26,7 +26,7 @@ def source(request):
 
 
 def test_there_are_scripts_to_test():
-    names = ["ddpg_continuous", "ddpg_keras", "ddpg_tf_explicit", "dqn"]
+    names = ["ddpg_continuous", "ddpg_keras", "ddpg_pixels", "ddpg_tf_explicit", "dqn"]
     assert [path.stem for path in SCRIPTS] == names
 
 

@@ -1,0 +1,393 @@
+"""What the algorithm in ddpg_pixels.py guarantees. Its runs: test_pixels_run.py."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import algorithm_of
+
+import ddpg_pixels as script
+
+torch.set_num_threads(1)
+every_norm = pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+
+SIZE, CHANNELS, ACTION_SIZE = 16, 9, 2
+CLOCK = "pixel_environments:Clock-v0"
+
+
+def new_agent(norm="batch", **args):
+    """As the script makes it."""
+    torch.manual_seed(0)
+    args = {"hidden_sizes": (20, 12), "frame_size": SIZE, **args}
+    return script.DDPG(CHANNELS, ACTION_SIZE, script.Args(norm=norm, **args))
+
+
+@pytest.fixture
+def exact_agent(monkeypatch):
+    """In float64, and as if long trained: large parameters everywhere, others in the targets."""
+
+    def as_exact_input(observations):
+        return observations.permute(0, 3, 1, 2).double() / 255
+
+    def make(norm="batch", **args):
+        monkeypatch.setattr(script, "as_input", as_exact_input)
+        agent = new_agent(norm, **args).double()
+        for parameter in agent.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        return agent
+
+    return make
+
+
+def new_batch(size=8, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    s, next_s = rng.integers(256, size=(2, size, SIZE, SIZE, CHANNELS)).astype(np.uint8)
+    a = rng.uniform(-1, 1, (size, ACTION_SIZE)).astype(dtype)
+    r = rng.normal(size=(size, 1)).astype(dtype)
+    terminated = (rng.random((size, 1)) < 0.3).astype(dtype)
+    return [s, a, r, terminated, next_s]
+
+
+def as_pictures(observations):
+    return torch.from_numpy(observations).permute(0, 3, 1, 2).double() / 255
+
+
+def values(network):
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def gradient(network):
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+
+def identical(one, other):
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def close(one, other):
+    torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-11)
+
+
+# ----------------------------------------------------------------------------------- replay buffer
+class Numbered:
+    """Adds transitions whose parts can be told from each other; notes them."""
+
+    def __init__(self, capacity):
+        self.replay = script.ReplayBuffer(capacity, (4, 4, 3), 1, np.random.default_rng(0))
+        self.added = []
+        self.number = 0
+
+    def observation(self):
+        self.number += 1
+        return np.full((4, 4, 3), self.number, np.uint8)
+
+    def episode(self, length, terminated):
+        s = self.observation()
+        for step in range(length):
+            next_s = self.observation()
+            number = len(self.added)
+            is_last = terminated and step == length - 1
+            self.replay.add(s, np.float32([number]), float(-number), is_last, next_s)
+            self.added.append((s[0, 0, 0], number, -number, is_last, next_s[0, 0, 0]))
+            s = next_s
+
+    def sampled(self, count):
+        s, a, r, terminated, next_s = self.replay.sample(count)
+        assert s.shape == next_s.shape == (count, 4, 4, 3)
+        assert s.dtype == next_s.dtype == np.uint8
+        assert a.shape == r.shape == terminated.shape == (count, 1)
+        assert (s == s[:, :1, :1, :1]).all(), "a picture in one piece"
+        columns = [s[:, 0, 0, 0], a[:, 0], r[:, 0], terminated[:, 0], next_s[:, 0, 0, 0]]
+        return set(zip(*columns, strict=True))
+
+
+def test_what_is_sampled_are_the_transitions_that_were_added_and_all_of_them():
+    numbered = Numbered(capacity=60)
+    for length, terminated in ((5, True), (1, False), (1, True), (9, False), (12, True)):
+        numbered.episode(length, terminated)
+    assert numbered.sampled(3_000) == set(numbered.added)
+
+
+def test_an_observation_stands_once_and_one_more_for_each_episode():
+    numbered = Numbered(capacity=60)
+    for length in (5, 1, 9):
+        numbered.episode(length, True)
+    assert numbered.replay.num_added == 5 + 1 + 9 + 3
+    assert len(numbered.replay) == 18
+
+
+@pytest.mark.parametrize("lengths", [[30], [7, 5, 8, 11], [1] * 20, [2, 25, 1, 1]])
+def test_a_full_buffer_holds_the_newest_observations_and_mixes_no_two_episodes(lengths):
+    numbered = Numbered(capacity=10)
+    for length in lengths:
+        numbered.episode(length, False)
+        oldest = numbered.number - 10  # the number of the newest observation that is gone
+        kept = {x for x in numbered.added if x[0] > oldest}
+        assert numbered.sampled(2_000) == kept
+
+
+def test_every_transition_is_sampled_as_often():
+    numbered = Numbered(capacity=40)
+    for length in (1, 1, 1, 17):
+        numbered.episode(length, False)
+    _, a, *_ = numbered.replay.sample(20_000)
+    counts = np.bincount(a[:, 0].astype(int), minlength=20)
+    assert abs(counts - 1_000).max() < 5 * math.sqrt(1_000)
+
+
+def test_memory_is_touched_only_as_the_buffer_fills():
+    with open("/proc/self/statm") as file:
+        before = int(file.read().split()[1])
+    script.ReplayBuffer(100_000, (64, 64, 9), 1, np.random.default_rng(0))  # 3.7 GB, if touched
+    with open("/proc/self/statm") as file:
+        after = int(file.read().split()[1])
+    assert (after - before) * 4096 < 50e6
+
+
+# ---------------------------------------------------------------------------------------- networks
+def test_the_sizes_of_the_networks_are_those_that_the_docstring_names():
+    agent = script.DDPG(9, 1, script.Args())
+    weights = sum(p.numel() for p in agent.actor.parameters())
+    assert 375.5e3 < weights < 376.5e3
+    assert agent.actor.layer_1.in_features == 1568
+    assert agent.critic.layer_2.in_features == 201, "the action enters at the second dense layer"
+
+
+@every_norm
+def test_layers_start_uniformly_within_one_over_root_fan_in_and_the_last_within_3e_4(norm):
+    agent = new_agent(norm, hidden_sizes=(200, 100))
+    features = 32  # of pictures of 16 by 16
+    fans = {"convolutions.0": 9 * 9, "convolutions.3": 9 * 32, "convolutions.6": 9 * 32}
+    fans |= {"layer_1": features}
+    for network, fan_in_2 in ((agent.actor, 200), (agent.critic, 200 + ACTION_SIZE)):
+        for name, fan_in in {**fans, "layer_2": fan_in_2}.items():
+            weight = network.get_submodule(name).weight
+            assert weight[0].numel() == fan_in
+            assert 0.98 * fan_in**-0.5 < weight.abs().max() <= fan_in**-0.5
+        assert network.output.weight.abs().max() <= 3e-4
+        assert network.output.bias.abs().max() <= 3e-4
+
+
+def test_batch_norm_stands_behind_every_layer_before_the_action_and_nowhere_else():
+    agent = new_agent()
+    kinds = (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)
+    for network, dense in ((agent.actor, ["norm_1", "norm_2"]), (agent.critic, ["norm_1"])):
+        norms = {name for name, module in network.named_modules() if isinstance(module, kinds)}
+        assert norms == {*dense, *(f"convolutions.{i}" for i in (1, 4, 7))}
+    averages = {name for name in agent.state_dict() if "running" in name}
+    assert len(averages) == 10
+    assert all(name.startswith("actor.") for name in averages), "only to act"
+
+
+@pytest.mark.parametrize("norm", ["layer", "none"])
+def test_without_batch_norm_observations_do_not_influence_each_other(norm):
+    agent = new_agent(norm)
+    s, a, *_ = new_batch(dtype=np.float32)
+    pictures = script.as_input(torch.from_numpy(s))
+    q = agent.critic(pictures, torch.from_numpy(a))
+    alone = agent.critic(pictures[:3], torch.from_numpy(a[:3]))
+    torch.testing.assert_close(q[:3], alone)
+
+
+def test_pictures_become_floats_from_0_to_1_whose_channels_stay_last_in_memory():
+    observations = torch.arange(2 * 3 * 5 * 9, dtype=torch.uint8).reshape(2, 3, 5, 9)
+    pictures = script.as_input(observations)
+    assert pictures.shape == (2, 9, 3, 5)
+    assert pictures.dtype == torch.float32
+    assert pictures[1, 7, 2, 4] == observations[1, 2, 4, 7] / 255
+    assert script.as_input(torch.full((1, 1, 1, 9), 255, dtype=torch.uint8)).max() == 1
+    assert pictures.is_contiguous(memory_format=torch.channels_last)
+
+
+# -------------------------------------------------------------------------------------- the update
+def both(s, next_s, agent):
+    """What batch norm takes as one minibatch; without it, s alone."""
+    return torch.cat([s, next_s]) if agent.has_batch_norm else s
+
+
+@every_norm
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+def test_the_loss_and_the_gradients_worked_out_by_hand(norm, scale, exact_agent):
+    agent = exact_agent(norm, gamma=0.9, critic_learning_rate=0.0, reward_scale=scale)
+    batch = new_batch()
+    s, a, r, terminated, next_s = batch
+    before = copy.deepcopy(agent)
+    s, next_s = as_pictures(s), as_pictures(next_s)
+    a, r, terminated = map(torch.from_numpy, (a, r, terminated))
+    next_a = before.target_actor(both(next_s, s, agent))[: len(s)]
+    next_q = before.target_critic(both(next_s, s, agent), next_a)
+    y = torch.where(terminated == 1, scale * r, scale * r + 0.9 * next_q).detach()
+    critic_loss = ((y - before.critic(both(s, next_s, agent), a)) ** 2).mean()
+    critic_loss.backward()
+    expected = gradient(before.critic)
+    actor_loss = -before.critic(s, before.actor(s)).mean()
+    actor_loss.backward()
+    metrics = agent.update(batch)
+    close(metrics["critic_loss"], critic_loss.detach())
+    close(metrics["actor_loss"], actor_loss.detach())
+    close(gradient(agent.critic), expected)
+    close(gradient(agent.actor), gradient(before.actor))
+
+
+@every_norm
+def test_the_actor_gradient_is_the_slope_of_the_mean_q_by_finite_differences(norm, exact_agent):
+    agent = exact_agent(norm, actor_learning_rate=0.0)
+    batch, step = new_batch(), 1e-6
+    s = as_pictures(batch[0])
+    agent.update(batch)
+    for name, parameter in agent.actor.named_parameters():
+        i = parameter.grad.abs().flatten().argmax().item()
+        flat = parameter.data.view(-1)
+        found = []
+        for sign in (1, -1):
+            flat[i] += sign * step
+            with torch.no_grad():
+                found.append(agent.critic(s, agent.actor(s)).mean().item())
+            flat[i] -= sign * step
+        slope = (found[0] - found[1]) / (2 * step)
+        assert -parameter.grad.flatten()[i].item() == pytest.approx(slope, rel=1e-4), name
+
+
+def test_targets_follow_slowly():
+    agent = new_agent(tau=0.25)
+    before = values(agent)
+    agent.update(new_batch(dtype=np.float32))
+    for name, value in agent.target_critic.named_parameters():
+        old = before[f"target_critic.{name}"]
+        new = agent.critic.get_parameter(name)
+        torch.testing.assert_close(value.data, old + 0.25 * (new.data - old))
+
+
+@every_norm
+def test_acting_gives_one_action_and_changes_no_later_update(norm):
+    one, other = new_agent(norm), new_agent(norm)
+    for seed in range(3):
+        batch = new_batch(seed=seed, dtype=np.float32)
+        action = one.act(batch[0][0])
+        assert action.shape == (ACTION_SIZE,)
+        assert action.dtype == np.float32
+        one.update(batch)
+        other.update(batch)
+    identical(values(one), values(other))
+
+
+def test_the_critic_looks_where_a_pixel_changes_its_value(exact_agent):
+    agent = exact_agent("layer")
+    s, a, *_ = new_batch(4)
+    influence = script.influence_of_pixels(agent, s, a)
+    assert influence.shape == (4, SIZE, SIZE)
+    pictures, step = as_pictures(s), 1e-5
+    actions = torch.from_numpy(a)
+    by_hand = 0.0
+    for channel in range(CHANNELS):
+        moved = pictures.clone()
+        moved[2, channel, 7, 5] += step
+        with torch.no_grad():
+            slope = (agent.critic(moved, actions) - agent.critic(pictures, actions))[2] / step
+        by_hand += abs(slope.item())
+    assert influence[2, 7, 5] == pytest.approx(by_hand, rel=1e-3)
+
+
+def test_the_algorithm_cut_out_of_the_file_stands_alone():
+    alone = algorithm_of(script)
+    torch.manual_seed(0)
+    args = alone["Args"](norm="batch", hidden_sizes=(20, 12), frame_size=SIZE)
+    agent, same = alone["DDPG"](CHANNELS, ACTION_SIZE, args), new_agent()
+    batch = new_batch(dtype=np.float32)
+    identical(agent.update(batch), same.update(batch))
+    identical(values(agent), values(same))
+
+
+# --------------------------------------------------------------------------------- the environment
+def brightness(observation):
+    """Of each picture in an observation of the clock: how old it is."""
+    assert (observation == observation[:1, :1]).all()
+    return list(observation[0, 0, ::3] // 10)
+
+
+def make(env_id, **args):
+    return script.make_env(env_id, script.Args(**args))
+
+
+def test_an_action_is_repeated_and_the_pictures_after_each_repeat_are_one_observation():
+    env = make(CLOCK)
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == (64, 64, 9)
+    assert observation.dtype == np.uint8
+    assert env.observation_space.contains(observation)
+    assert brightness(observation) == [0, 0, 0]
+    env.unwrapped.taken.clear()
+    observation, reward, *_ = env.step(np.float32([0.5]))
+    assert brightness(observation) == [1, 2, 3], "the oldest first"
+    assert reward == 1 + 2 + 3
+    observation, reward, *_ = env.step(np.float32([-0.5]))
+    assert brightness(observation) == [4, 5, 6]
+    assert reward == 4 + 5 + 6
+    assert env.unwrapped.taken == [0.5] * 3 + [-0.5] * 3
+
+
+def test_repeating_stops_where_an_episode_ends_and_its_last_picture_stands_for_the_missing():
+    env = make(CLOCK)
+    for num_steps, is_terminated in ((7, True), (5, False)):
+        env.reset(seed=0)
+        env.unwrapped.taken.clear()
+        terminated = truncated = False
+        while not (terminated or truncated):
+            observation, reward, terminated, truncated, _ = env.step(np.float32([0]))
+        assert len(env.unwrapped.taken) == num_steps
+        assert (terminated, truncated) == (is_terminated, not is_terminated)
+        if is_terminated:
+            assert brightness(observation) == [7, 7, 7]
+            assert reward == 7
+        else:
+            assert brightness(observation) == [4, 5, 5]
+            assert reward == 4 + 5
+
+
+def test_action_repeat_and_frame_size_decide_the_shape():
+    env = make(CLOCK, action_repeat=2, frame_size=20)
+    env.reset(seed=0)
+    observation, *_ = env.step(np.float32([0]))
+    assert observation.shape == (20, 20, 6)
+    assert brightness(observation) == [1, 2]
+    assert script.sizes_of(env) == [6, 1]
+
+
+def test_an_image_is_taken_as_it_is_and_nothing_is_rendered():
+    env = make("pixel_environments:ColumnImage-v0", frame_size=15, crop=1.0)
+    observation, _ = env.reset(seed=0)
+    expected = np.zeros((15, 15, 9), np.uint8)
+    expected[:, env.unwrapped.column] = 255
+    np.testing.assert_array_equal(observation, expected)
+
+
+def test_pictures_are_made_smaller_by_the_mean_over_areas():
+    env = make("pixel_environments:Middle-v0", frame_size=20, crop=1.0)  # rows two by two
+    observation, _ = env.reset(seed=0)
+    expected = np.zeros((20, 20), np.uint8)
+    expected[7, 5:15] = expected[12, 5:15] = 128  # half in, half out
+    expected[8:12, 5:15] = 255
+    np.testing.assert_allclose(observation[:, :, 0].astype(int), expected, atol=1)
+
+
+def test_crop_keeps_the_middle():
+    env = make("pixel_environments:Middle-v0", crop=0.25, frame_size=16)
+    observation, _ = env.reset(seed=0)
+    assert (observation == 255).all()
+    env = make("pixel_environments:Middle-v0", crop=0.5, frame_size=20)  # 20 by 10 around it
+    observation, _ = env.reset(seed=0)
+    assert (observation[10, :, 0] == 255).all()
+    assert observation[0, 0, 0] == observation[-1, -1, 0] == 0
+
+
+def test_a_renewed_environment_goes_on_giving_pictures():
+    env = make("Pendulum-v1")
+    first, _ = env.reset(seed=3)
+    raw = env.unwrapped
+    env.renew()
+    assert env.unwrapped is not raw
+    again, _ = env.reset(seed=3)
+    np.testing.assert_array_equal(first, again)
+    assert first.min() < 200, "there is a pendulum"
