@@ -288,9 +288,10 @@ class Critic(nn.Module):
 class CudaGraph:
     """A function of tensors, run on the GPU as one CUDA graph; shapes must not change.
 
-    The networks are small: most of an update's time, a GPU would wait for the next operation to be
-    launched. A graph launches all of them at once. The first calls run as they are, to warm up, as
-    torch asks for; the next one is captured. What a call returns, the next call overwrites.
+    Launched one by one, the networks' small operations leave the GPU waiting for most of an update.
+    A graph launches all of them at once. The first calls run as they are, to warm up; the next one
+    is captured. (torch's manual warms up on a side stream; here that made no difference.)
+    What a call returns, the next call overwrites.
     """
 
     WARM_UP_CALLS = 3

@@ -27,18 +27,20 @@
             actor:    ascend 1/N Σ ∇ₐQ(s, a)|ₐ₌μ(s) ∇μ(s)
             targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-The same algorithm as in ddpg_continuous.py, but s is what a camera saw: the action is repeated
-three times, and the three pictures after it, 64×64 in RGB, are one observation of nine channels.
-A step is one decision, so three of the environment's. If s' is terminal, y = r. The first
---learning-starts actions are uniformly random, before any update.
-The paper's own settings: --batch-size 16 --tau 0.001 --noise-sigma 0.2 --no-anneal
+The same algorithm as in ddpg_continuous.py, but s is what a camera saw: an action lasts for three
+steps of the environment, and the pictures after each, 64×64 in RGB, are one observation of nine
+channels. A step here is one decision, so up to three of the environment's. If s' is terminal,
+y = r. The first --learning-starts actions are uniformly random, before any update.
+The paper's own settings, which take 37 GB of memory: --batch-size 16 --tau 0.001 --crop 1
+--weight-decay 0.01 --buffer-size 1000000 --noise-sigma 0.2 --no-anneal --reward-scale 1
 
     python ddpg_pixels.py
     python ddpg_pixels.py --env-id CarRacing-v3 --crop 1 --reward-scale 1 --total-timesteps 100000
     python ddpg_pixels.py --evaluate runs/NAME/best.pt --render
     python ddpg_pixels.py --resume runs/NAME
 
-Shapes in comments: N minibatch size, H and W height and width, C channels, A action size.
+Shapes in comments: N minibatch size, H and W height and width of a picture, C channels, K features
+of a picture, A action size; S size of what the environment itself observes.
 """
 
 import hashlib
@@ -72,7 +74,7 @@ import filelock
 import gymnasium as gym
 import numpy as np
 import pandas as pd
-import PIL
+import PIL.Image
 import tensorboard.summary
 import torch
 import torch.nn as nn
@@ -81,7 +83,6 @@ import typeguard
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 from tqdm import tqdm
 
 
@@ -98,7 +99,7 @@ class Args:
     buffer_size: int = 50_000  # observations that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (200, 200)  # units of the two dense layers (paper: 200 200)
     norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
-    learning_starts: int = 1_000  # random steps before the first update (paper: not stated)
+    learning_starts: int = 1_000  # random decisions before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
     noise_sigma: float = 0.3  # the noise's σ at the start, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
@@ -106,13 +107,13 @@ class Args:
 
     # What the agent sees
     frame_size: int = 64  # height and width of a picture (paper: 64)
-    action_repeat: int = 3  # how often an action is repeated, each time with a picture (paper: 3)
-    crop: float = 0.6  # part of a picture's height and width that is kept, around its middle
+    action_repeat: int = 3  # steps that an action lasts, a picture after each (paper: 3)
+    crop: float = 0.6  # part of height and width that is kept, around the middle (paper: 1)
     reward_scale: float = 0.1  # factor on the rewards that the critic learns from (paper: 1)
 
     # The run
     env_id: str = "Pendulum-v1"  # gymnasium id; your own: my_module:MyEnv-v0
-    total_timesteps: int = 15_000  # decisions to train for, --action-repeat steps each
+    total_timesteps: int = 15_000  # decisions to train for (paper: up to 2.5 million)
     seed: int = 0  # seed of everything random; with --evaluate, of the first start state
     eval_every: int = 1_500  # decisions between noise-free evaluations (0: none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
@@ -182,7 +183,9 @@ class ReplayBuffer:
     def __init__(
         self, capacity: int, observation_shape: tuple, action_size: int, rng: np.random.Generator
     ) -> None:
-        self.observations = np.empty((capacity, *observation_shape), np.uint8)  # fills slowly, too
+        self.observations = np.empty(
+            (capacity, *observation_shape), np.uint8
+        )  # takes memory as it fills
         self.rows = np.zeros((capacity, action_size + 2), np.float32)  # a, r, terminated
         self.boundaries = [action_size, action_size + 1]  # of r and terminated in a row
         self.is_start = np.zeros(capacity, bool)  # of a transition: not at the end of an episode
@@ -195,10 +198,11 @@ class ReplayBuffer:
     def add(
         self, s: np.ndarray, a: np.ndarray, r: float, terminated: bool, next_s: np.ndarray
     ) -> None:
-        """Stores a transition, in place of the oldest one once the buffer is full."""
+        """Stores a transition; in a full buffer, its observations take the places of the oldest."""
         newest = (self.num_added - 1) % len(self.observations)
+        # An episode begins with another observation; if not, the stored one can serve for both
         if self.num_added == 0 or not np.array_equal(s, self.observations[newest]):
-            newest = self.append(s)  # an episode begins
+            newest = self.append(s)
         self.rows[newest] = np.hstack([a, r, terminated])
         self.is_start[newest] = True
         self.append(next_s)
@@ -225,7 +229,7 @@ class ReplayBuffer:
         return [self.observations[indices], *what_followed, self.observations[following]]
 
     def state(self) -> dict:
-        """What a checkpoint holds of the buffer, but for the observations: they have own files."""
+        """What a checkpoint holds of the buffer: all but the observations, which have own files."""
         return {
             "rows": self.rows[: len(self)],
             "is_start": self.is_start[: len(self)],
@@ -269,17 +273,18 @@ def normalisation(
     if norm == "batch":
         batch_norm = nn.BatchNorm2d if is_image else nn.BatchNorm1d
         return batch_norm(units, momentum=0.05, track_running_stats=running_statistics)
-    if norm == "layer":
-        return nn.GroupNorm(1, units)  # one group: the mean and variance of each observation
+    if norm == "layer":  # of an image, over all channels (one group) and positions
+        return nn.GroupNorm(1, units) if is_image else nn.LayerNorm(units)
     return nn.Identity()
 
 
 def convolutions(channels: int, args: Args, running_statistics: bool = False) -> nn.Sequential:
-    """The lower half of actor and critic: pictures (N, C, H, W) in [0, 1] to features (N, F).
+    """The lower half of actor and critic: pictures (N, C, H, W) in [0, 1] to features (N, K).
 
     Three layers of 32 filters, 3×3 with stride 2, no pooling, no padding: 64×64 becomes 31×31,
-    15×15, 7×7, so that F is 1568. The paper names neither kernel nor stride, but about 430,000
-    parameters in all: these make 376,000 in an actor; 5×5 with padding 1 would make 413,000.
+    15×15, 7×7, so that K is 1568. The paper names neither kernel nor stride, but about 430,000
+    parameters in all. These make 376,000 in an actor; 5×5 with padding 1 would make 413,000, but
+    nearly three times the multiplications.
     """
     layers = []
     for inputs in (channels, 32, 32):
@@ -294,7 +299,7 @@ def convolutions(channels: int, args: Args, running_statistics: bool = False) ->
 
 
 def num_features(frame_size: int) -> int:
-    """F, what three convolutions make of a picture."""
+    """K, the size of what three convolutions make of a picture."""
     for _ in range(3):
         frame_size = (frame_size - 3) // 2 + 1
     return 32 * frame_size**2
@@ -318,7 +323,7 @@ class Actor(nn.Module):
         self.output = linear(units_2, action_size, 3e-4)
 
     def forward(self, s: torch.Tensor) -> torch.Tensor:
-        x = self.convolutions(s)  # (N, F)
+        x = self.convolutions(s)  # (N, K)
         x = F.relu(self.norm_1(self.layer_1(x)))  # (N, units_1)
         x = F.relu(self.norm_2(self.layer_2(x)))  # (N, units_2)
         return torch.tanh(self.output(x))  # (N, A)
@@ -342,7 +347,7 @@ class Critic(nn.Module):
         self.output = linear(units_2, 1, 3e-4)
 
     def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        x = self.convolutions(s)  # (N or 2N, F)
+        x = self.convolutions(s)  # (N or 2N, K)
         x = F.relu(self.norm_1(self.layer_1(x)))  # (N or 2N, units_1)
         x = x[: len(a)]  # (N, units_1)
         x = torch.cat([x, a], dim=1)  # (N, units_1 + A): a enters at the second dense layer
@@ -354,7 +359,7 @@ class Critic(nn.Module):
 def as_input(observations: torch.Tensor) -> torch.Tensor:
     """Pictures as the networks take them: (N, H, W, C) of bytes to (N, C, H, W) in [0, 1].
 
-    In memory the channels stay last: on a CPU this makes an update 1.4 times as fast.
+    In memory the channels stay last, which torch's convolutions on a CPU are faster with.
     """
     return observations.permute(0, 3, 1, 2).float() / 255
 
@@ -780,6 +785,7 @@ class PixelEnv(CheckedEnv):
 
     C is 3 × --action-repeat: a picture in RGB after each repeat. Where an episode ends before, its
     last picture stands for the missing ones; at its beginning, the first picture stands for all.
+    So these observations show no speed.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -804,14 +810,14 @@ class PixelEnv(CheckedEnv):
         Returns the next observation, (H, W, C), the rewards' sum, terminated, truncated, and info.
         """
         pictures = []
-        rewards = 0.0
+        total_reward = 0.0
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, info = super().step(action)
             pictures.append(self.picture(observation))
-            rewards += reward
+            total_reward += reward
             if terminated or truncated:
                 break
-        return self.stacked(pictures), rewards, terminated, truncated, info
+        return self.stacked(pictures), total_reward, terminated, truncated, info
 
     def stacked(self, pictures: list[np.ndarray]) -> np.ndarray:
         """One observation of up to --action-repeat pictures."""
@@ -820,12 +826,13 @@ class PixelEnv(CheckedEnv):
 
     def picture(self, observation: np.ndarray) -> np.ndarray:
         """What there is to see now, (H, W, 3): the observation if it is an image, else rendered."""
-        picture = observation.astype(np.uint8) if self.observes_images else self.rendered()
+        picture = as_bytes(observation) if self.observes_images else self.rendered()
         height, width, _ = picture.shape
         margins = np.array([width, height, -width, -height]) * (1 - self.crop) / 2
         box = np.array([0, 0, width, height]) + margins
         size = (self.frame_size, self.frame_size)
-        image = Image.fromarray(picture).resize(size, Image.Resampling.BOX, tuple(box))
+        image = PIL.Image.fromarray(picture)
+        image = image.resize(size, PIL.Image.Resampling.BOX, tuple(box))
         return np.asarray(image)
 
     def rendered(self) -> np.ndarray:
@@ -837,6 +844,15 @@ class PixelEnv(CheckedEnv):
             what = f"an array of {picture.dtype}, shape {picture.shape}"
             raise RunError(f"render() gives {what}, and not uint8 (height, width, 3)")
         return picture
+
+
+def as_bytes(observation: np.ndarray) -> np.ndarray:
+    """An image as bytes; RunError if it is none."""
+    image = observation.astype(np.uint8)
+    if (image != observation).any():
+        found = f"values from {observation.min():g} to {observation.max():g}"
+        raise RunError(f"the observation has {found}: observation_space says whole ones, 0 to 255")
+    return image
 
 
 def make_env(
@@ -856,16 +872,16 @@ def make_env(
         check_actions(actions, env_id)
         check_observations(observations, env_id)
         if video or render_mode or not is_image(observations):
+            check_can_be_seen(env, env_id)
             close_env(env)
             with environment_code(f"making {env_id}"):
                 env = gym.make(env_id, render_mode="rgb_array")
-            check_render_mode(env, "rgb_array", env_id)
         if video:
             env = record_first_episode(env, video)
         env = PixelEnv(env, args)
         if render_mode == "human":
             with environment_code("opening a window"):
-                env = gym.wrappers.HumanRendering(env)  # shows the last picture of each decision
+                env = gym.wrappers.HumanRendering(env)  # the last picture of each decision
         return env
     except BaseException:
         close_env(env)
@@ -944,17 +960,18 @@ def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
 
 
 def note_memory(replay: ReplayBuffer, args: Args) -> None:
-    """Prints how much memory the replay buffer will take."""
+    """Prints about how much memory, and disk, the replay buffer will take."""
     size = min(len(replay.observations), args.total_timesteps) * replay.observations[0].nbytes
-    print(f"the replay buffer takes up to {size / 1e9:.2g} GB of memory, as it fills")
+    print(f"the replay buffer takes about {size / 1e9:.3g} GB of memory and disk, as it fills")
 
 
 # ------------------------------------------------------------------------------ windows and videos
-def check_render_mode(env: gym.Env, render_mode: str, env_id: str) -> None:
-    """RunError if the environment does not have the render mode that it was made with."""
+def check_can_be_seen(env: gym.Env, env_id: str) -> None:
+    """RunError if the environment cannot be rendered off screen."""
     modes = env.metadata.get("render_modes") or []
-    if render_mode not in modes or env.render_mode != render_mode:
-        raise RunError(f"{env_id} has no render mode {render_mode}, so there is nothing to see")
+    if "rgb_array" not in modes:
+        needs = "it is needed to see a vector's environment, and for --render and --capture-video"
+        raise RunError(f"{env_id} has no render mode rgb_array: {needs}")
 
 
 def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
@@ -1230,7 +1247,8 @@ def load_agent(file: Path) -> tuple[DDPG, Args]:
 def load_policy(file: Path | str) -> tuple[Policy, Args]:
     """For your own programs: the policy in a file, and the arguments that it was trained with.
 
-    Its actions are in [-1, 1]: play in make_env(args.env_id, args), which scales them.
+    Its actions are in [-1, 1]: play in make_env(args.env_id, args), which scales them. Without a
+    display, call prepare_rendering() before.
     """
     agent, args = load_agent(Path(file))
     return agent.act, args
@@ -1239,8 +1257,8 @@ def load_policy(file: Path | str) -> tuple[Policy, Args]:
 def write_checkpoint(path: Path, args: Args, training: Training) -> None:
     """Writes all that an exact continuation needs; to be called between two episodes.
 
-    The observations stand in files of their own, so that a checkpoint costs what is new. Of the old
-    files none is deleted before the new checkpoint is whole.
+    Of the observations it writes only those that are new, into a file of their own. None of the old
+    files is deleted before the new checkpoint is whole.
     """
     check_weights(training.agent)
     best = path / f"best{SUFFIX}"
@@ -1281,11 +1299,15 @@ def save_observations(folder: Path, replay: ReplayBuffer) -> list[Path]:
     return [file for file in files if numbers_in(file)[1] > oldest]
 
 
+NAME_OF_OBSERVATIONS = re.compile(r"\d+-\d+-[0-9a-f]{8}")
+
+
 def observation_files(folder: Path) -> list[Path]:
-    """The files of observations, the oldest first."""
+    """The files of observations, the oldest first; what others put beside them is left alone."""
     if not folder.exists():
         return []
-    return sorted(file for file in folder.iterdir() if file.suffix != ".new")
+    files = [file for file in folder.iterdir() if NAME_OF_OBSERVATIONS.fullmatch(file.name)]
+    return sorted(files, key=numbers_in)
 
 
 def numbers_in(file: Path) -> tuple[int, int]:
@@ -1316,7 +1338,7 @@ def write_pieces(path: Path, pieces: list[np.ndarray]) -> None:
 
 def load_observations(folder: Path, names: list[str], replay: ReplayBuffer) -> None:
     """Brings back what save_observations wrote; RunError if a file is missing or damaged."""
-    for name in names:
+    for name in names:  # the oldest first: in a full buffer, the last file overwrites some of them
         file = folder / name
         with as_run_error(f"{file} is missing or damaged: put it back as the run left it"):
             content = file.read_bytes()
@@ -1330,8 +1352,9 @@ def load_observations(folder: Path, names: list[str], replay: ReplayBuffer) -> N
 
 
 def keep_only(folder: Path, names: list[str]) -> None:
-    """Deletes all other files of the folder."""
-    for file in observation_files(folder):
+    """Deletes all other files of observations, and what a kill has left of one."""
+    halves = folder.glob("*-*-*.new")
+    for file in [*observation_files(folder), *halves]:
         if file.name not in names:
             file.unlink()
 
@@ -1349,7 +1372,8 @@ def restore_checkpoint(path: Path, args: Args, training: Training) -> SavedFiles
     """Brings the last checkpoint back into `training`; changes no file.
 
     A run that was killed before its first checkpoint has no results either, and starts again.
-    RunError if there are results without a checkpoint, or if a log was changed.
+    RunError if there are results without a checkpoint, if a log was changed, or if a file of
+    observations is missing or damaged.
     """
     checkpoint = path / f"checkpoint{SUFFIX}"
     if not checkpoint.exists():
@@ -1770,37 +1794,45 @@ def plot_updates(axes: Axes, log: pd.DataFrame) -> None:
     axes.legend()
 
 
-def influence_of_pixels(agent: DDPG, s: np.ndarray, a: np.ndarray) -> np.ndarray:
-    """How much each pixel moves the critic: |∂Q(s, a)/∂s|, summed over channels, (N, H, W).
+def influence_of_pixels(
+    agent: DDPG, s: np.ndarray, a: np.ndarray, indices: list[int]
+) -> np.ndarray:
+    """How much each pixel moves Q(s, a): |∂Qᵢ/∂sᵢ|, summed over channels, (len(indices), H, W).
 
-    `s`: (N, H, W, C) of bytes; `a`: (N, A).
+    The other rows of `s`, (N, H, W, C) of bytes, and `a`, (N, A), are batch norm's minibatch.
     """
     pictures = as_input(torch.from_numpy(s).to(agent.device)).requires_grad_()
-    q = agent.critic(pictures, torch.from_numpy(a).to(agent.device))
-    (gradient,) = torch.autograd.grad(q.sum(), pictures)
-    return gradient.abs().sum(dim=1).cpu().numpy()
+    q = agent.critic(pictures, torch.from_numpy(a).to(agent.device))  # (N, 1)
+    found = []
+    for i in indices:  # Qᵢ alone: by batch norm, the others depend on this picture, too
+        (gradient,) = torch.autograd.grad(q[i, 0], pictures, retain_graph=True)
+        found.append(gradient[i].abs().sum(dim=0))  # (H, W)
+    return torch.stack(found).cpu().numpy()
 
 
-def plot_what_it_sees(path: Path, training: Training, rows: int = 4) -> None:
-    """Draws what_it_sees.png: observations from the replay buffer, and where the critic looks.
+def plot_what_it_sees(path: Path, training: Training) -> None:
+    """Draws what_it_sees.png: four observations from the buffer, and where the critic looks.
 
     A row for an observation: its pictures, old to new, and how much each of its pixels moves
     Q(s, a). Evenly spaced over the buffer, and not sampled: plotting draws no random numbers.
     """
     replay = training.replay
     starts = np.flatnonzero(replay.is_start[: len(replay)])
-    if len(starts) < rows:
+    if len(starts) < 4:
         return
-    chosen = starts[np.linspace(0, len(starts) - 1, 8 * rows).astype(int)]
-    s, a = replay.observations[chosen], replay.rows[chosen, : replay.boundaries[0]]
-    influence = influence_of_pixels(training.agent, s, a)  # (8 rows, H, W)
+    # 32, of which every eighth is drawn: batch norm needs a minibatch
+    chosen = starts[np.linspace(0, len(starts) - 1, 32).astype(int)]
+    s = replay.observations[chosen]
+    a = replay.rows[chosen, : replay.boundaries[0]]
+    drawn = [0, 8, 16, 24]
+    influence = influence_of_pixels(training.agent, s, a, drawn)
     num_pictures = s.shape[3] // 3
-    figure = Figure(figsize=(2 * (num_pictures + 1), 2 * rows), layout="constrained")
-    for row, axes in enumerate(figure.subplots(rows, num_pictures + 1)):
+    figure = Figure(figsize=(2 * (num_pictures + 1), 8), layout="constrained")
+    for row, axes in enumerate(figure.subplots(4, num_pictures + 1)):
         for i in range(num_pictures):
-            axes[i].imshow(s[8 * row, :, :, 3 * i : 3 * i + 3])
+            axes[i].imshow(s[drawn[row], :, :, 3 * i : 3 * i + 3])
             axes[i].set_title(f"picture {i + 1}" if row == 0 else "")
-        axes[-1].imshow(influence[8 * row], cmap="inferno")
+        axes[-1].imshow(influence[row], cmap="inferno")
         axes[-1].set_title("|∂Q/∂s|" if row == 0 else "")
         for cell in axes:
             cell.set_axis_off()

@@ -107,6 +107,8 @@ def test_graphs_give_the_bits_of_single_operations_over_a_hundred_updates(norm, 
         # The other one's learning rate: a tensor, too, since float32 rounds it
         identical(one.update(batch, scale), other.update(batch, torch.tensor(scale).cuda()))
     identical(one.state_dict(), other.state_dict())
+    assert isinstance(one.learn_on_device.graph, torch.cuda.CUDAGraph)
+    assert isinstance(one.act_on_device.graph, torch.cuda.CUDAGraph)
 
 
 def test_an_agent_that_takes_a_state_back_goes_on_from_it():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +119,15 @@ def test_an_observation_stands_once_and_one_more_for_each_episode():
     assert len(numbered.replay) == 18
 
 
+def test_an_episode_that_begins_with_the_picture_that_the_last_one_ended_with():
+    numbered = Numbered(capacity=60)
+    numbered.episode(3, True)
+    numbered.number -= 1
+    numbered.episode(2, False)
+    assert numbered.sampled(1_000) == set(numbered.added)
+    assert numbered.replay.num_added == 3 + 2 + 1
+
+
 @pytest.mark.parametrize("lengths", [[30], [7, 5, 8, 11], [1] * 20, [2, 25, 1, 1]])
 def test_a_full_buffer_holds_the_newest_observations_and_mixes_no_two_episodes(lengths):
     numbered = Numbered(capacity=10)
@@ -137,13 +147,16 @@ def test_every_transition_is_sampled_as_often():
     assert abs(counts - 1_000).max() < 5 * math.sqrt(1_000)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_touched_only_as_the_buffer_fills():
     with open("/proc/self/statm") as file:
         before = int(file.read().split()[1])
-    script.ReplayBuffer(100_000, (64, 64, 9), 1, np.random.default_rng(0))  # 3.7 GB, if touched
+    # 3.7 GB, if touched
+    replay = script.ReplayBuffer(100_000, (64, 64, 9), 1, np.random.default_rng(0))
     with open("/proc/self/statm") as file:
         after = int(file.read().split()[1])
     assert (after - before) * 4096 < 50e6
+    assert len(replay) == 0
 
 
 # ---------------------------------------------------------------------------------------- networks
@@ -166,8 +179,31 @@ def test_layers_start_uniformly_within_one_over_root_fan_in_and_the_last_within_
             weight = network.get_submodule(name).weight
             assert weight[0].numel() == fan_in
             assert 0.98 * fan_in**-0.5 < weight.abs().max() <= fan_in**-0.5
-        assert network.output.weight.abs().max() <= 3e-4
+        assert 0.9 * 3e-4 < network.output.weight.abs().max() <= 3e-4
         assert network.output.bias.abs().max() <= 3e-4
+
+
+def test_running_averages_move_by_0_05_of_the_way_at_each_update():
+    agent = new_agent()
+    s = script.as_input(torch.from_numpy(new_batch(dtype=np.float32)[0]))
+    x = agent.actor.convolutions[0](s).detach()
+    agent.update(new_batch(dtype=np.float32))
+    averages = agent.actor.convolutions[1]
+    torch.testing.assert_close(averages.running_mean, 0.05 * x.mean(dim=(0, 2, 3)))
+    variance = 0.95 + 0.05 * x.var(dim=(0, 2, 3))
+    torch.testing.assert_close(averages.running_var, variance)
+    dense = agent.actor.norm_1
+    x = agent.actor.convolutions.train()(s).flatten(1)
+    assert dense.momentum == 0.05
+    assert x.shape[1] == agent.actor.layer_1.in_features
+
+
+def test_layer_norm_is_over_the_whole_of_one_observation():
+    agent = new_agent("layer")
+    s = script.as_input(torch.from_numpy(new_batch(dtype=np.float32)[0]))
+    x = agent.actor.convolutions[1](agent.actor.convolutions[0](s)).detach().flatten(1)  # (N, …)
+    torch.testing.assert_close(x.mean(dim=1), torch.zeros(len(x)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(x.var(dim=1, correction=0), torch.ones(len(x)), rtol=0, atol=1e-2)
 
 
 def test_batch_norm_stands_behind_every_layer_before_the_action_and_nowhere_else():
@@ -189,6 +225,8 @@ def test_without_batch_norm_observations_do_not_influence_each_other(norm):
     q = agent.critic(pictures, torch.from_numpy(a))
     alone = agent.critic(pictures[:3], torch.from_numpy(a[:3]))
     torch.testing.assert_close(q[:3], alone)
+    among_others = agent.critic(pictures, torch.from_numpy(a[:3]))  # further rows have no value
+    torch.testing.assert_close(among_others, alone)
 
 
 def test_pictures_become_floats_from_0_to_1_whose_channels_stay_last_in_memory():
@@ -254,10 +292,11 @@ def test_targets_follow_slowly():
     agent = new_agent(tau=0.25)
     before = values(agent)
     agent.update(new_batch(dtype=np.float32))
-    for name, value in agent.target_critic.named_parameters():
-        old = before[f"target_critic.{name}"]
-        new = agent.critic.get_parameter(name)
-        torch.testing.assert_close(value.data, old + 0.25 * (new.data - old))
+    for network in ("actor", "critic"):
+        for name, new in getattr(agent, network).named_parameters():
+            target = agent.get_parameter(f"target_{network}.{name}")
+            old = before[f"target_{network}.{name}"]
+            torch.testing.assert_close(target.data, old + 0.25 * (new.data - old))
 
 
 @every_norm
@@ -273,12 +312,13 @@ def test_acting_gives_one_action_and_changes_no_later_update(norm):
     identical(values(one), values(other))
 
 
-def test_the_critic_looks_where_a_pixel_changes_its_value(exact_agent):
-    agent = exact_agent("layer")
+@every_norm
+def test_the_critic_looks_where_a_pixel_changes_the_value_of_its_own_observation(norm, exact_agent):
+    agent = exact_agent(norm)
     s, a, *_ = new_batch(4)
-    influence = script.influence_of_pixels(agent, s, a)
-    assert influence.shape == (4, SIZE, SIZE)
-    pictures, step = as_pictures(s), 1e-5
+    influence = script.influence_of_pixels(agent, s, a, [2, 3])
+    assert influence.shape == (2, SIZE, SIZE)
+    pictures, step = as_pictures(s), 1e-6
     actions = torch.from_numpy(a)
     by_hand = 0.0
     for channel in range(CHANNELS):
@@ -287,7 +327,7 @@ def test_the_critic_looks_where_a_pixel_changes_its_value(exact_agent):
         with torch.no_grad():
             slope = (agent.critic(moved, actions) - agent.critic(pictures, actions))[2] / step
         by_hand += abs(slope.item())
-    assert influence[2, 7, 5] == pytest.approx(by_hand, rel=1e-3)
+    assert influence[0, 7, 5] == pytest.approx(by_hand, rel=1e-3)
 
 
 def test_the_algorithm_cut_out_of_the_file_stands_alone():
@@ -361,6 +401,15 @@ def test_an_image_is_taken_as_it_is_and_nothing_is_rendered():
     expected = np.zeros((15, 15, 9), np.uint8)
     expected[:, env.unwrapped.column] = 255
     np.testing.assert_array_equal(observation, expected)
+
+
+@pytest.mark.filterwarnings("ignore:.*obs returned")  # gymnasium sees it, too
+@pytest.mark.parametrize(("value", "text"), [(0.9, "0.9 to 0.9"), (300, "300 to 300")])
+def test_an_image_of_other_values_than_it_declares_is_refused(value, text, monkeypatch):
+    env = make("pixel_environments:ColumnImage-v0")
+    monkeypatch.setattr(env.unwrapped, "observation", lambda: np.full((15, 15, 3), value))
+    with pytest.raises(script.RunError, match=f"values from {text}"):
+        env.reset(seed=0)
 
 
 def test_pictures_are_made_smaller_by_the_mean_over_areas():
