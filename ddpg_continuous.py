@@ -822,8 +822,9 @@ def check_observations(space: gym.Space, env_id: str) -> None:
     """RunError unless observations are vectors."""
     is_vector = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     if not is_vector or space.shape[0] == 0:
-        needs = "a vector of one number or more is needed (ddpg_pixels.py learns from images)"
-        raise RunError(f"{env_id} observes {space}: {needs}")
+        needs = "a vector of one number or more is needed"
+        hint = "see gymnasium's FlattenObservation; ddpg_pixels.py learns from images"
+        raise RunError(f"{env_id} observes {space}: {needs} ({hint})")
 
 
 def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
