@@ -93,6 +93,14 @@ def wait_for(condition, process):
         time.sleep(0.002)
 
 
+def kill_after_its_first_checkpoint(start, run, *flags):
+    """Runs a script's command line in a process of its own, and ends it by SIGKILL."""
+    process = start(*flags, "--run-name", run.name)
+    wait_for(lambda: checkpoint_step(run) > 0, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
 def cut_off(path):
     """A file whose end is lost."""
     path.write_bytes(path.read_bytes()[:-500])

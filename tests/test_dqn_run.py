@@ -5,7 +5,6 @@ What stands in ddpg_continuous.py letter for letter (test_repository.py) is test
 
 import pickle
 import shutil
-import signal
 from pathlib import Path
 
 import gymnasium as gym
@@ -19,14 +18,13 @@ from helpers import (
     arguments,
     assert_same_logs,
     change_arguments,
-    checkpoint_step,
     cut_off,
     is_same,
+    kill_after_its_first_checkpoint,
     load,
     refused,
     run_until_killed,
     snapshot,
-    wait_for,
 )
 
 import ddpg_continuous
@@ -216,10 +214,7 @@ def test_a_lander_killed_by_sigkill_equals_one_never_killed(command, start, fold
         *("--checkpoint-every", 200, "--eval-every", 400),
     )
     assert command(*flags, "--run-name", "whole")[0] == 0
-    process = start(*flags, "--run-name", "killed")
-    wait_for(lambda: checkpoint_step(folder / "runs/killed") > 0, process)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    kill_after_its_first_checkpoint(start, folder / "runs/killed", *flags)
     assert command("--resume", "runs/killed")[0] == 0
     assert_same_run(folder / "runs/killed", folder / "runs/whole")
 

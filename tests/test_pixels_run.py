@@ -7,7 +7,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -21,11 +20,11 @@ from helpers import (
     Killed,
     assert_same_run,
     checkpoint_step,
+    kill_after_its_first_checkpoint,
     load,
     refused,
     run_until_killed,
     snapshot,
-    wait_for,
 )
 from walk import differences, new_training
 
@@ -389,10 +388,7 @@ def test_a_pendulum_killed_by_sigkill_equals_one_never_killed(command, start, fo
         *("--checkpoint-every", 130, "--eval-every", 200, "--buffer-size", 300),
     )
     assert command(*flags, "--run-name", "whole")[0] == 0
-    process = start(*flags, "--run-name", "killed")
-    wait_for(lambda: checkpoint_step(folder / "runs/killed") > 0, process)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    kill_after_its_first_checkpoint(start, folder / "runs/killed", *flags)
     assert command("--resume", "runs/killed")[0] == 0
     assert_same_run(folder / "runs/killed", folder / "runs/whole")
 
