@@ -250,7 +250,7 @@ LIBRARIES = {"NumPy": by_numpy, "PyTorch": by_torch}
 if importlib.util.find_spec("jax") is not None:  # it is in requirements-dev.txt
     LIBRARIES["JAX"] = by_jax
 FLOORS = {
-    f"the products alone, {library}": functools.partial(floor, make_multiply)
+    f"the products alone, {library}": functools.partial(floor, make_multiply=make_multiply)
     for library, make_multiply in LIBRARIES.items()
 }
 
