@@ -91,7 +91,7 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # rates and noise fall linearly to zero at the last step (paper: constant)
+    anneal: bool = True  # learning rates fall linearly to zero at the last step (paper: constant)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.03  # rate τ at which the targets follow (paper: 0.001)
@@ -101,7 +101,7 @@ class Args:
     norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
     learning_starts: int = 10_000  # random steps before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
-    noise_sigma: float = 0.3  # the noise's σ at the start, for actions in [-1, 1] (paper: 0.2)
+    noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) steps (paper: not stated)
 
@@ -508,10 +508,6 @@ def training_loop(
     for step in range(progress.step + 1, args.total_timesteps + 1):
         progress.step = step
 
-        # Both learning rates and the noise fall linearly to zero at the last step
-        scale = 1 - step / args.total_timesteps if args.anneal else 1.0
-        noise.sigma = args.noise_sigma * scale
-
         # Act: at random at first, then by the policy plus noise. The clipped action is the one that
         # is executed, and the one that is stored.
         if step <= args.learning_starts:
@@ -526,9 +522,10 @@ def training_loop(
 
         # Learn: sample a minibatch; update critic, actor and targets
         if step > args.learning_starts:
+            scale = 1 - step / args.total_timesteps if args.anneal else 1.0  # of the learning rates
             metrics = agent.update(replay.sample(args.batch_size), scale)
             if step % LOG_EVERY == 0:
-                run.log_update({**metrics, "noise_sigma": noise.sigma})
+                run.log_update(metrics)
 
         # Count and evaluate
         run.after_step(reward)

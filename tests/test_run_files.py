@@ -122,13 +122,11 @@ def test_mean_and_std_of_an_evaluation_are_those_of_its_episodes(smoke):
     assert (log["std"] > 0).all(), "every episode has its own start state"
 
 
-def test_updates_csv_has_the_losses_q_saturation_and_the_noise_every_hundred_steps(smoke):
+def test_updates_csv_has_the_losses_q_and_saturation_every_hundred_steps(smoke):
     log = table(smoke[0], "updates")
-    columns = ["step", "critic_loss", "actor_loss", "q", "saturation", "noise_sigma"]
-    assert list(log) == columns
+    assert list(log) == ["step", "critic_loss", "actor_loss", "q", "saturation"]
     assert list(log["step"]) == [100, 200, 300, 400, 500, 600]
     assert np.isfinite(log.to_numpy()).all()
-    assert list(log["noise_sigma"]) == pytest.approx([0.3 * (1 - i / 6) for i in range(1, 7)])
     assert log["saturation"].between(0, 1).all()
 
 

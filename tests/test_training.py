@@ -280,7 +280,6 @@ def test_the_first_actions_are_uniformly_random_and_nothing_is_learnt_from_them_
 )
 def test_training_explores_by_the_chosen_noise(train, noise, memory, spread):
     args = {"ou_theta": 0.8, "ou_dt": 0.5, "noise_sigma": 0.3, "norm": "none", "learning_starts": 0}
-    args["anneal"] = False
     run = train(noise=noise, total_timesteps=960, checkpoint_every=960, **args)
     episodes = episodes_of(run.events)
     before = np.concatenate([actions[:-1] for actions in episodes])
@@ -294,7 +293,7 @@ def test_training_explores_by_the_chosen_noise(train, noise, memory, spread):
 
 def test_the_noise_restarts_at_every_episode_and_only_there(train):
     sigma = 0.02
-    random_walk = {"ou_theta": 0.0, "ou_dt": 1.0, "noise_sigma": sigma, "anneal": False}
+    random_walk = {"ou_theta": 0.0, "ou_dt": 1.0, "noise_sigma": sigma}
     run = train(norm="none", learning_starts=0, **random_walk)
     episodes = episodes_of(run.events)
     policy = np.mean([actions[0] for actions in episodes], axis=0)
@@ -320,16 +319,12 @@ def test_both_learning_rates_fall_linearly_to_zero_at_the_last_step_or_stay(trai
 
 
 @pytest.mark.parametrize("noise", ["ou", "gaussian"])
-@pytest.mark.parametrize(
-    ("anneal", "expected"), [(True, [5 / 6, 3 / 6, 1 / 6]), (False, [1, 1, 1])]
-)
-def test_the_noise_falls_linearly_to_zero_at_the_last_step_or_stays(train, noise, anneal, expected):
+def test_the_noise_is_as_strong_at_the_end_as_at_the_beginning(train, noise):
     args = {"ou_theta": 1.0, "ou_dt": 1.0, "noise_sigma": 0.2, "norm": "none"}  # no memory
-    run = train(noise=noise, anneal=anneal, learning_starts=0, total_timesteps=960, **args)
+    run = train(noise=noise, learning_starts=0, total_timesteps=960, **args)
     actions = np.concatenate(episodes_of(run.events))
     thirds = np.split(actions - actions.mean(axis=0), 3)
-    assert [third.std() / 0.2 for third in thirds] == pytest.approx(expected, abs=0.06)
-    assert np.abs(actions[-5:] - actions[-1]).max() < (0.02 if anneal else 2)
+    assert [third.std() / 0.2 for third in thirds] == pytest.approx([1, 1, 1], abs=0.06)
 
 
 def test_evaluations_are_noise_free_and_leave_no_trace_in_the_training(train):

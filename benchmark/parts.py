@@ -1,0 +1,234 @@
+"""Where the time of ddpg_continuous.py goes, on this machine's processor.
+
+    python benchmark/parts.py
+    python benchmark/parts.py --norm none --batch-size 64 --out my-parts
+
+Trains on LunarLanderContinuous-v3 with each norm in turn, evaluation off, and takes the time of
+every call of what a step consists of. The matrix products of an update are noted once, and
+multiplied alone after every block of steps, so that they meet the same machine as the rest. Saves
+a row per block and part (parts.csv), and a picture of the medians over the blocks (parts.png).
+"""
+
+import argparse
+import csv
+import functools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import study
+
+try:
+    import matplotlib.pyplot as plt
+    import numpy as np
+    import pandas as pd
+except ImportError as error:
+    study.explain_missing_package(error, __name__)
+
+ENV_ID = "LunarLanderContinuous-v3"
+RANDOM_STEPS = 1_000  # before the first update
+FIRST_STEP = 2_000  # of the first block
+BLOCK = 250  # steps whose times are added up
+PRODUCTS = "matrix products"  # a part of an update
+UPDATE = "the rest of the update"
+REST = "the rest"  # of a step: the loop itself
+PARTS = {  # name: its methods, as (class, method)
+    UPDATE: [("DDPG", "update")],
+    "replay buffer": [("ReplayBuffer", "add"), ("ReplayBuffer", "sample")],
+    "acting": [("DDPG", "act"), ("OrnsteinUhlenbeckNoise", "sample")],
+    "environment": [("CheckedEnv", "step"), ("CheckedEnv", "reset")],
+    "logging": [("Run", "after_step"), ("Run", "log_update"), ("Run", "after_episode")],
+}
+ORDER = [PRODUCTS, *PARTS, REST]
+
+
+class Stopwatch:
+    """Adds up the seconds that calls take, by the part of a step they belong to."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    def timed(self, part: str, function: Callable) -> Callable:
+        """The function; every call's time is added to this part's."""
+
+        @functools.wraps(function)
+        def call(*args: object, **options: object) -> object:
+            begin = time.perf_counter()
+            result = function(*args, **options)
+            self.seconds[part] += time.perf_counter() - begin
+            return result
+
+        return call
+
+
+class Blocks:
+    """Called after every step: notes at a block's end what each of its parts took."""
+
+    def __init__(self, stopwatch: Stopwatch, seconds_of_products: Callable[[], float]) -> None:
+        self.stopwatch = stopwatch
+        self.seconds_of_products = seconds_of_products
+        self.step = 0
+        self.begin = 0.0
+        self.milliseconds: list[dict[str, float]] = []  # per step, of every block
+
+    def after_step(self) -> None:
+        """Counts a step; begins or ends a block."""
+        self.step += 1
+        if self.step < FIRST_STEP or (self.step - FIRST_STEP) % BLOCK:
+            return
+        if self.step > FIRST_STEP:
+            self.note(time.perf_counter() - self.begin)
+        self.stopwatch.seconds = dict.fromkeys(PARTS, 0.0)
+        self.begin = time.perf_counter()
+
+    def note(self, seconds: float) -> None:
+        """Ends a block of so many seconds."""
+        parts = dict(self.stopwatch.seconds)
+        parts[REST] = seconds - sum(parts.values())
+        parts[PRODUCTS] = BLOCK * self.seconds_of_products()
+        parts[UPDATE] -= parts[PRODUCTS]
+        self.milliseconds.append({part: 1000 * parts[part] / BLOCK for part in ORDER})
+
+
+def products_of(update: Callable[[], object]) -> list[tuple]:
+    """The pairs of matrices that one call of `update` multiplies, laid out in memory as there."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    pairs = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, operation: object, types: object, args: tuple = (), kwargs: dict | None = None
+        ) -> object:
+            if operation in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+                pairs.append(tuple(matrix.detach().clone() for matrix in args[-2:]))
+            return operation(*args, **(kwargs or {}))
+
+    with Recorder():
+        update()
+    return pairs
+
+
+def measure(norm: str, batch_size: int, blocks: int, threads: int) -> list[dict[str, float]]:
+    """Trains, and gives each part's milliseconds per step, for every block."""
+    import torch
+
+    sys.path.insert(0, str(study.ROOT))
+    import ddpg_continuous as script
+
+    args = script.Args(
+        env_id=ENV_ID,
+        total_timesteps=FIRST_STEP + blocks * BLOCK,
+        learning_starts=RANDOM_STEPS,
+        batch_size=batch_size,
+        norm=norm,
+        eval_every=0,
+        num_threads=threads,
+        run_name=norm,
+    )
+    script.prepare_framework(args)
+    agent = script.DDPG(8, 2, args)
+    rng = np.random.default_rng(0)
+    batch = [rng.random((batch_size, size), np.float32) for size in [8, 2, 1, 1, 8]]
+    pairs = products_of(functools.partial(agent.update, batch))
+
+    def seconds_of_products() -> float:
+        begin = time.perf_counter()
+        for _ in range(BLOCK):
+            for x, y in pairs:
+                torch.mm(x, y)
+        return (time.perf_counter() - begin) / BLOCK
+
+    stopwatch = Stopwatch()
+    measured = Blocks(stopwatch, seconds_of_products)
+    originals = []
+    for part, methods in PARTS.items():
+        for class_name, method in methods:
+            owner = getattr(script, class_name)
+            original = getattr(owner, method)
+            originals.append((owner, method, original))
+            setattr(owner, method, stopwatch.timed(part, original))
+    timed_after_step = script.Run.after_step
+
+    def after_step(run: object, reward: float) -> None:
+        timed_after_step(run, reward)
+        measured.after_step()
+
+    script.Run.after_step = after_step
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            args.runs_dir = folder
+            script.train(args)
+    finally:
+        for owner, method, original in originals:
+            setattr(owner, method, original)
+    return measured.milliseconds
+
+
+def save_csv(rows: list[dict], path: Path) -> None:
+    """Writes a row for every norm, block and part."""
+    with path.open("w", newline="") as file:
+        columns = ["norm", "batch_size", "block", "part", "milliseconds_per_step"]
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def medians(rows: list[dict]) -> pd.DataFrame:
+    """Milliseconds of a step, the median over the blocks: a row per part, a column per norm."""
+    frame = pd.DataFrame(rows)
+    grouped = frame.groupby(["part", "norm"])["milliseconds_per_step"].median()
+    return grouped.unstack("norm").loc[ORDER, list(frame["norm"].unique())]
+
+
+def plot(table: pd.DataFrame, batch_size: int, threads: int, path: Path) -> None:
+    """One bar for each norm, made of a step's parts."""
+    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.6 * len(table.columns)), layout="constrained")
+    labels = [f"--norm {norm}" for norm in table.columns]
+    left = np.zeros(len(labels))
+    for part, color in zip(table.index, plt.get_cmap("tab10").colors, strict=False):
+        widths = table.loc[part].to_numpy()
+        bars = axes.barh(labels, widths, left=left, label=part, color=color)
+        axes.bar_label(bars, [f"{x:.1f}" if x > 0.25 else "" for x in widths], label_type="center")
+        left += widths
+    axes.invert_yaxis()
+    axes.set_xlabel(f"milliseconds per step, N = {batch_size}, {threads} thread(s)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=len(table.index), fontsize=8, frameon=False)
+    figure.savefig(path, dpi=200)
+
+
+def main() -> None:
+    """Measures every norm and prints the medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--norm", nargs="+", default=["batch", "layer", "none"])
+    parser.add_argument("--batch-size", type=int, default=128, help="transitions of a minibatch")
+    parser.add_argument("--blocks", type=int, default=12, help=f"of {BLOCK} steps, for each norm")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--out", type=study.path, default=study.RESULTS / "speed-parts", help="folder for the files"
+    )
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    rows = []
+    for norm in args.norm:
+        blocks = measure(norm, args.batch_size, args.blocks, args.threads)
+        for block, parts in enumerate(blocks):
+            for part, milliseconds in parts.items():
+                keys = {"norm": norm, "batch_size": args.batch_size, "block": block, "part": part}
+                rows.append({**keys, "milliseconds_per_step": round(milliseconds, 4)})
+    args.out.mkdir(parents=True, exist_ok=True)
+    save_csv(rows, args.out / "parts.csv")
+    table = medians(rows)
+    plot(table, args.batch_size, args.threads, args.out / "parts.png")
+    print(table.round(2).to_string())
+
+
+if __name__ == "__main__":
+    main()
