@@ -196,7 +196,7 @@ def plot(table: pd.DataFrame, batch_size: int, threads: int, path: Path) -> None
         axes.bar_label(bars, [f"{x:.1f}" if x > 0.25 else "" for x in widths], label_type="center")
         left += widths
     axes.invert_yaxis()
-    axes.set_xlabel(f"milliseconds per step, N = {batch_size}, {threads} thread(s)")
+    axes.set_xlabel(f"milliseconds per step (N = {batch_size}, threads: {threads})")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(table.index), fontsize=8, frameon=False)
     figure.savefig(path, dpi=200)
