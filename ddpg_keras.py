@@ -412,15 +412,15 @@ class DDPG:
 
         `learning_rate_scale`: factor on both learning rates.
         """
-        scale = keras.ops.convert_to_tensor(np.float32(learning_rate_scale))
-        batch = [keras.ops.convert_to_tensor(x) for x in batch]
-        metrics = self.compiled_update(batch, scale)
+        metrics = self.compiled_update(batch, np.asarray(learning_rate_scale, np.float32))
         names = ["critic_loss", "actor_loss", "q", "saturation"]  # JAX would sort a dict
         return dict(zip(names, metrics, strict=True))
 
     def learn(self, batch: list[Tensor], learning_rate_scale: Tensor) -> list[Tensor]:
         """What update() has compiled: the whole update. Its effects: assign and apply."""
         args = self.args
+        # On PyTorch these are NumPy's arrays; the others' compilers have made tensors of them
+        batch = [keras.ops.convert_to_tensor(x) for x in batch]
         self.critic_optimizer.learning_rate.assign(learning_rate_scale * args.critic_learning_rate)
         self.actor_optimizer.learning_rate.assign(learning_rate_scale * args.actor_learning_rate)
         critic_loss, q = self.learn_critic(batch)
