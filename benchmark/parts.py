@@ -1,24 +1,26 @@
-"""Where the time of ddpg_continuous.py goes, on this machine's processor.
+"""Where the time of a step of ddpg_continuous.py goes, on this machine's processor.
 
-    python benchmark/parts.py
+    python benchmark/parts.py --out my-parts
     python benchmark/parts.py --norm none --batch-size 64 --out my-parts
 
-Trains on LunarLanderContinuous-v3 with each norm in turn, evaluation off, and takes the time of
-every call of what a step consists of. The matrix products of an update are noted once, and
-multiplied alone after every block of steps, so that they meet the same machine as the rest. Saves
-a row per block and part (parts.csv), and a picture of the medians over the blocks (parts.png).
+Trains on LunarLanderContinuous-v3, one norm after the other, evaluation off, and times every call
+of each part of a step. The matrix products of an update are recorded once. After every block of
+steps they are multiplied alone, so that they meet the same machine as the rest. Saves a row per
+block and part (parts.csv), and a picture of the medians over the blocks (parts.png).
 """
 
 import argparse
 import csv
 import functools
-import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
+import speed
 import study
 
 try:
@@ -28,10 +30,7 @@ try:
 except ImportError as error:
     study.explain_missing_package(error, __name__)
 
-ENV_ID = "LunarLanderContinuous-v3"
-RANDOM_STEPS = 1_000  # before the first update
-FIRST_STEP = 2_000  # of the first block
-BLOCK = 250  # steps whose times are added up
+BLOCK = speed.TURN  # steps whose times are added up
 PRODUCTS = "matrix products"  # a part of an update
 UPDATE = "the rest of the update"
 REST = "the rest"  # of a step: the loop itself
@@ -77,9 +76,9 @@ class Blocks:
     def after_step(self) -> None:
         """Counts a step; begins or ends a block."""
         self.step += 1
-        if self.step < FIRST_STEP or (self.step - FIRST_STEP) % BLOCK:
+        if self.step < speed.FIRST_STEP or (self.step - speed.FIRST_STEP) % BLOCK:
             return
-        if self.step > FIRST_STEP:
+        if self.step > speed.FIRST_STEP:
             self.note(time.perf_counter() - self.begin)
         self.stopwatch.seconds = dict.fromkeys(PARTS, 0.0)
         self.begin = time.perf_counter()
@@ -89,23 +88,25 @@ class Blocks:
         parts = dict(self.stopwatch.seconds)
         parts[REST] = seconds - sum(parts.values())
         parts[PRODUCTS] = BLOCK * self.seconds_of_products()
-        parts[UPDATE] -= parts[PRODUCTS]
+        parts[UPDATE] -= parts[PRODUCTS]  # which it contains
         self.milliseconds.append({part: 1000 * parts[part] / BLOCK for part in ORDER})
 
 
 def products_of(update: Callable[[], object]) -> list[tuple]:
     """The pairs of matrices that one call of `update` multiplies, laid out in memory as there."""
     import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._python_dispatch import TorchDispatchMode  # torch's only way to see operands
 
+    products = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
     pairs = []
 
     class Recorder(TorchDispatchMode):
         def __torch_dispatch__(
             self, operation: object, types: object, args: tuple = (), kwargs: dict | None = None
         ) -> object:
-            if operation in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
-                pairs.append(tuple(matrix.detach().clone() for matrix in args[-2:]))
+            if operation in products:
+                factors = args[-2:]  # addmm has a bias in front of them
+                pairs.append(tuple(matrix.detach().clone() for matrix in factors))
             return operation(*args, **(kwargs or {}))
 
     with Recorder():
@@ -113,7 +114,31 @@ def products_of(update: Callable[[], object]) -> list[tuple]:
     return pairs
 
 
-def measure(norm: str, batch_size: int, blocks: int, threads: int) -> list[dict[str, float]]:
+@contextmanager
+def timed_methods(script: ModuleType, stopwatch: Stopwatch, blocks: Blocks) -> Iterator[None]:
+    """Lets the script's methods that PARTS names be timed, and its steps be counted."""
+    originals = []
+    for part, methods in PARTS.items():
+        for class_name, name in methods:
+            owner = getattr(script, class_name)
+            original = getattr(owner, name)
+            originals.append((owner, name, original))
+            setattr(owner, name, stopwatch.timed(part, original))
+    timed_after_step = script.Run.after_step
+
+    def after_step(run: object, reward: float) -> None:
+        timed_after_step(run, reward)
+        blocks.after_step()
+
+    script.Run.after_step = after_step  # it is among the originals
+    try:
+        yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
+
+
+def measure(norm: str, batch_size: int, num_blocks: int, threads: int) -> list[dict[str, float]]:
     """Trains, and gives each part's milliseconds per step, for every block."""
     import torch
 
@@ -121,9 +146,9 @@ def measure(norm: str, batch_size: int, blocks: int, threads: int) -> list[dict[
     import ddpg_continuous as script
 
     args = script.Args(
-        env_id=ENV_ID,
-        total_timesteps=FIRST_STEP + blocks * BLOCK,
-        learning_starts=RANDOM_STEPS,
+        env_id=speed.ENV_ID,
+        total_timesteps=speed.FIRST_STEP + num_blocks * BLOCK,
+        learning_starts=speed.RANDOM_STEPS,
         batch_size=batch_size,
         norm=norm,
         eval_every=0,
@@ -131,9 +156,10 @@ def measure(norm: str, batch_size: int, blocks: int, threads: int) -> list[dict[
         run_name=norm,
     )
     script.prepare_framework(args)
-    agent = script.DDPG(8, 2, args)
+    s_size, a_size = speed.OBSERVATION_SIZE, speed.ACTION_SIZE
     rng = np.random.default_rng(0)
-    batch = [rng.random((batch_size, size), np.float32) for size in [8, 2, 1, 1, 8]]
+    batch = [rng.random((batch_size, size), np.float32) for size in [s_size, a_size, 1, 1, s_size]]
+    agent = script.DDPG(s_size, a_size, args)
     pairs = products_of(functools.partial(agent.update, batch))
 
     def seconds_of_products() -> float:
@@ -144,29 +170,11 @@ def measure(norm: str, batch_size: int, blocks: int, threads: int) -> list[dict[
         return (time.perf_counter() - begin) / BLOCK
 
     stopwatch = Stopwatch()
-    measured = Blocks(stopwatch, seconds_of_products)
-    originals = []
-    for part, methods in PARTS.items():
-        for class_name, method in methods:
-            owner = getattr(script, class_name)
-            original = getattr(owner, method)
-            originals.append((owner, method, original))
-            setattr(owner, method, stopwatch.timed(part, original))
-    timed_after_step = script.Run.after_step
-
-    def after_step(run: object, reward: float) -> None:
-        timed_after_step(run, reward)
-        measured.after_step()
-
-    script.Run.after_step = after_step
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            args.runs_dir = folder
-            script.train(args)
-    finally:
-        for owner, method, original in originals:
-            setattr(owner, method, original)
-    return measured.milliseconds
+    blocks = Blocks(stopwatch, seconds_of_products)
+    with tempfile.TemporaryDirectory() as folder, timed_methods(script, stopwatch, blocks):
+        args.runs_dir = folder
+        script.train(args)
+    return blocks.milliseconds
 
 
 def save_csv(rows: list[dict], path: Path) -> None:
@@ -190,10 +198,12 @@ def plot(table: pd.DataFrame, batch_size: int, threads: int, path: Path) -> None
     figure, axes = plt.subplots(figsize=(9, 0.9 + 0.6 * len(table.columns)), layout="constrained")
     labels = [f"--norm {norm}" for norm in table.columns]
     left = np.zeros(len(labels))
-    for part, color in zip(table.index, plt.get_cmap("tab10").colors, strict=False):
+    for part in table.index:
         widths = table.loc[part].to_numpy()
-        bars = axes.barh(labels, widths, left=left, label=part, color=color)
-        axes.bar_label(bars, [f"{x:.1f}" if x > 0.25 else "" for x in widths], label_type="center")
+        bars = axes.barh(labels, widths, left=left, label=part)
+        has_room = widths > 0.25  # for a number
+        numbers = [f"{x:.1f}" if room else "" for x, room in zip(widths, has_room, strict=True)]
+        axes.bar_label(bars, numbers, label_type="center")
         left += widths
     axes.invert_yaxis()
     axes.set_xlabel(f"milliseconds per step (N = {batch_size}, threads: {threads})")
@@ -207,15 +217,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--norm", nargs="+", default=["batch", "layer", "none"])
+    norms = ["batch", "layer", "none"]
+    parser.add_argument("--norm", nargs="+", choices=norms, default=norms, help="which to measure")
     parser.add_argument("--batch-size", type=int, default=128, help="transitions of a minibatch")
-    parser.add_argument("--blocks", type=int, default=12, help=f"of {BLOCK} steps, for each norm")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--blocks", type=int, default=12, help=f"blocks of {BLOCK} steps for each norm"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument(
         "--out", type=study.path, default=study.RESULTS / "speed-parts", help="folder for the files"
     )
     args = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = str(args.threads)
     rows = []
     for norm in args.norm:
         blocks = measure(norm, args.batch_size, args.blocks, args.threads)

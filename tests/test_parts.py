@@ -16,13 +16,13 @@ import ddpg_continuous
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The seconds that parts.py reads, which only move when a test moves them."""
+    """The time that parts.py reads, in clock[0]: it moves only when a test moves it."""
     now = [0.0]
     monkeypatch.setattr(parts.time, "perf_counter", lambda: now[0])
     return now
 
 
-def test_a_block_has_what_each_part_took_and_the_rest_per_step(clock):
+def test_the_parts_of_a_block_add_up_to_its_step(clock):
     stopwatch = parts.Stopwatch()
     blocks = parts.Blocks(stopwatch, seconds_of_products=lambda: 0.002)
 
@@ -31,7 +31,7 @@ def test_a_block_has_what_each_part_took_and_the_rest_per_step(clock):
 
     update = stopwatch.timed(parts.UPDATE, work)
     act = stopwatch.timed("acting", work)
-    for _ in range(parts.FIRST_STEP + 2 * parts.BLOCK):
+    for _ in range(parts.speed.FIRST_STEP + 2 * parts.BLOCK):
         act(0.001)
         update(0.005)
         work(0.0005)  # belongs to no part
@@ -41,6 +41,7 @@ def test_a_block_has_what_each_part_took_and_the_rest_per_step(clock):
     expected |= {parts.PRODUCTS: 2, parts.UPDATE: 3, "acting": 1, parts.REST: 0.5}
     for block in blocks.milliseconds:
         assert block == pytest.approx(expected)
+        assert sum(block.values()) == pytest.approx(6.5)  # a step's milliseconds
 
 
 @pytest.mark.parametrize("norm", ["batch", "layer", "none"])
@@ -52,6 +53,22 @@ def test_all_products_of_an_update_are_noted(norm):
     pairs = parts.products_of(functools.partial(agent.update, batch))
     sizes = [(*x.shape, y.shape[1]) for x, y in pairs]
     assert flops(sizes) == counter.get_total_flops()
+    # A layer multiplies by its weights transposed, which lie in memory as they are
+    assert any(y.stride() == (1, y.shape[0]) for _, y in pairs)
+
+
+def test_the_methods_of_the_script_are_timed_and_then_as_before(tmp_path):
+    before = {name: vars(getattr(ddpg_continuous, name)).copy() for name in ["DDPG", "Run"]}
+    stopwatch = parts.Stopwatch()
+    blocks = parts.Blocks(stopwatch, seconds_of_products=lambda: 0.0)
+    args = ddpg_continuous.Args(total_timesteps=50, eval_every=0, runs_dir=str(tmp_path))
+    args.learning_starts, args.run_name = 40, "run"
+    with parts.timed_methods(ddpg_continuous, stopwatch, blocks):
+        ddpg_continuous.train(args)
+    assert blocks.step == 50
+    assert min(stopwatch.seconds.values()) > 0  # every part was called
+    for name, methods in before.items():
+        assert vars(getattr(ddpg_continuous, name)) == methods
 
 
 @pytest.mark.slow
