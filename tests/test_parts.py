@@ -54,7 +54,7 @@ def test_all_products_of_an_update_are_noted(norm):
     sizes = [(*x.shape, y.shape[1]) for x, y in pairs]
     assert flops(sizes) == counter.get_total_flops()
     # A layer multiplies by its weights transposed, which lie in memory as they are
-    assert any(y.stride() == (1, y.shape[0]) for _, y in pairs)
+    assert any(min(y.shape) > 1 and not y.is_contiguous() for _, y in pairs)
 
 
 def test_the_methods_of_the_script_are_timed_and_then_as_before(tmp_path):
