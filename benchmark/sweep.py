@@ -179,7 +179,7 @@ def hardware() -> dict[str, object]:
 
 
 def code_version() -> dict[str, object]:
-    """The commit that is checked out, and whether all its files are as committed.
+    """The commit that is checked out, and whether all its files but results are as committed.
 
     Both are None where there is no git, or no repository.
     """
@@ -187,7 +187,8 @@ def code_version() -> dict[str, object]:
     if shutil.which("git") is None or not (study.ROOT / ".git").exists():
         return unknown
     commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    but_results = ["--", ".", ":(exclude)benchmark/results"]
+    changes = git("status", "--porcelain", "--untracked-files=no", *but_results)
     if commit.returncode != 0 or changes.returncode != 0:
         return unknown
     return {"commit": commit.stdout.strip(), "clean": changes.stdout == ""}

@@ -413,12 +413,16 @@ def test_the_version_is_the_commit_and_whether_a_file_of_it_has_changed(tmp_path
     monkeypatch.setattr(study, "ROOT", tmp_path)
     git(tmp_path, "init")
     (tmp_path / "script.py").write_text("1")
+    result = tmp_path / "benchmark" / "results" / "evaluations.csv"
+    result.parent.mkdir(parents=True)
+    result.write_text("of an older run")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
     version = sweep.code_version()
     assert re.fullmatch("[0-9a-f]{40}", version["commit"])
     assert version["clean"] is True
     (tmp_path / "results.csv").write_text("new, and not the repository's")
+    result.unlink()  # to train it again
     assert sweep.code_version() == version
     (tmp_path / "script.py").write_text("2")
     assert sweep.code_version() == {**version, "clean": False}
