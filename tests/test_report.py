@@ -529,10 +529,10 @@ def test_the_page_begins_with_what_it_is_its_command_a_picture_and_a_short_table
 def test_the_short_table_by_hand():
     """Solved at 10 of 10 steps; the environment that the study does not name is left out."""
     wanted = study.load("mujoco")
-    hopper = setting_results("Hopper-v5", "gaussian", (9200.0, 9300.0), 9_100)
+    hopper = setting_results("Hopper-v5", "default", (9200.0, 9300.0), 9_100)
     other = setting_results("Walker2d-v5", "gaussian")
     table = report.at_a_glance([wanted], {"mujoco": [hopper, other]})
-    command = "`ddpg_continuous.py --noise gaussian --noise-sigma 0.1`"
+    command = "`ddpg_keras.py --noise-sigma 0.1`"
     result = ["Hopper-v5", command, "2 of 2", "10 of 10", "9,250 ± 70.7"]
     assert cells(table)[2:] == [result]
 
