@@ -31,11 +31,12 @@ The same algorithm as in ddpg_continuous.py, but s is what a camera saw: an acti
 steps of the environment, and the pictures after each, 64×64 in RGB, are one observation of nine
 channels. A step here is one decision, so up to three of the environment's. If s' is terminal,
 y = r. The first --learning-starts actions are uniformly random, before any update.
-The paper's own settings, which take 37 GB of memory: --batch-size 16 --tau 0.001 --crop 1
---weight-decay 0.01 --buffer-size 1000000 --noise-sigma 0.2 --no-anneal --reward-scale 1
+The paper's own settings: --batch-size 16 --tau 0.001 --crop 1 --weight-decay 0.01
+--buffer-size 1000000 (up to 37 GB) --noise-sigma 0.2 --no-anneal --reward-scale 1
 
     python ddpg_pixels.py
-    python ddpg_pixels.py --env-id CarRacing-v3 --crop 1 --reward-scale 1 --total-timesteps 100000
+    python ddpg_pixels.py --env-id CarRacing-v3 --crop 1 --reward-scale 1 --total-timesteps 100000 \
+        --eval-every 10000 --eval-episodes 5
     python ddpg_pixels.py --evaluate runs/NAME/best.pt --render
     python ddpg_pixels.py --resume runs/NAME
 
@@ -58,6 +59,7 @@ import time
 import traceback
 import warnings
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -98,7 +100,7 @@ class Args:
     batch_size: int = 32  # minibatch size N (paper: 16)
     buffer_size: int = 50_000  # observations that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (200, 200)  # units of the two dense layers (paper: 200 200)
-    norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
+    norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: not stated)
     learning_starts: int = 1_000  # random decisions before the first update (paper: not stated)
     noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
     noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
@@ -183,9 +185,8 @@ class ReplayBuffer:
     def __init__(
         self, capacity: int, observation_shape: tuple, action_size: int, rng: np.random.Generator
     ) -> None:
-        self.observations = np.empty(
-            (capacity, *observation_shape), np.uint8
-        )  # takes memory as it fills
+        # Takes memory only as it fills
+        self.observations = np.empty((capacity, *observation_shape), np.uint8)
         self.rows = np.zeros((capacity, action_size + 2), np.float32)  # a, r, terminated
         self.boundaries = [action_size, action_size + 1]  # of r and terminated in a row
         self.is_start = np.zeros(capacity, bool)  # of a transition: not at the end of an episode
@@ -267,8 +268,9 @@ def normalisation(
     """The normalisation in front of a ReLU: of units (N, U), or of channels (N, U, H, W).
 
     Batch norm uses the minibatch's own mean and variance in every training pass: with running
-    averages in the targets, Q diverged. Only the online actor keeps running averages too, to act
-    on single observations. Their momentum is 0.05, not torch's 0.1: no one minibatch sways them.
+    averages in the targets, Q diverged (from the state). Only the online actor keeps running
+    averages too, to act on single observations. Their momentum is 0.05, not torch's 0.1, so that
+    no one minibatch sways them; from the state it is 0.01, but here a run has fewer updates.
     """
     if norm == "batch":
         batch_norm = nn.BatchNorm2d if is_image else nn.BatchNorm1d
@@ -281,10 +283,10 @@ def normalisation(
 def convolutions(channels: int, args: Args, running_statistics: bool = False) -> nn.Sequential:
     """The lower half of actor and critic: pictures (N, C, H, W) in [0, 1] to features (N, K).
 
-    Three layers of 32 filters, 3×3 with stride 2, no pooling, no padding: 64×64 becomes 31×31,
-    15×15, 7×7, so that K is 1568. The paper names neither kernel nor stride, but about 430,000
-    parameters in all. These make 376,000 in an actor; 5×5 with padding 1 would make 413,000, but
-    nearly three times the multiplications.
+    Three layers of 32 filters, 3×3 with stride 2, no pooling, no padding: 64×64 becomes 31×31
+    (without its last row and column), 15×15, 7×7, so that K is 1568. The paper names neither kernel
+    nor stride, but about 430,000 parameters in all. These make 376,000 in an actor; 5×5 with
+    padding 1 would make 413,000, but nearly three times the multiplications.
     """
     layers = []
     for inputs in (channels, 32, 32):
@@ -594,11 +596,13 @@ def prepare_framework(args: Args) -> None:
 
 
 def prepare_rendering() -> None:
-    """Lets pygame and MuJoCo draw without a display, where there is none."""
-    has_display = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-    if sys.platform == "linux" and not has_display:
+    """Lets pygame draw without a display, where there is none, and MuJoCo always."""
+    if sys.platform != "linux":
+        return
+    # MuJoCo's other way, by a hidden window, ends for all environments when one is closed
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 # ---------------------------------------------------------------------------------- a run's state
@@ -777,12 +781,61 @@ def one_number(value: object, name: str) -> float:
     return array.item()
 
 
+class Camera(gym.Wrapper):
+    """Renders once a step, however often it is asked, and in a graphics context of its own.
+
+    Rendering can change what there is to see: LunarLander's sparks age by it. And MuJoCo draws, and
+    frees what it has drawn with, in whichever context is current. With an evaluation's environment
+    beside that of the training, this would be the other one's, and give black pictures.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.picture: np.ndarray | None = None  # since the last step or reset
+
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
+        """Begins an episode."""
+        self.picture = None
+        self.mujoco_viewer()  # some environments render in here
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Takes an action."""
+        self.picture = None
+        self.mujoco_viewer()
+        return self.env.step(action)
+
+    def render(self) -> np.ndarray:
+        """What there is to see since the last step or reset."""
+        if self.picture is None:
+            self.mujoco_viewer()
+            self.picture = self.env.render()
+        return self.picture
+
+    def close(self) -> None:
+        """Closes the environment."""
+        viewer = self.mujoco_viewer()
+        if viewer:
+            viewer.con.free()  # now: once it is garbage, another context may be current
+        self.env.close()
+
+    def mujoco_viewer(self) -> object | None:
+        """What MuJoCo draws with, its context made the current one; None if it has not drawn."""
+        renderer = getattr(self.unwrapped, "mujoco_renderer", None)
+        viewer = getattr(renderer, "viewer", None)
+        if viewer:
+            viewer.make_context_current()
+        return viewer
+
+
 class PixelEnv(CheckedEnv):
     """An environment as a camera sees it: observations (H, W, C) of bytes, actions repeated.
 
-    C is 3 × --action-repeat: a picture in RGB after each repeat. Where an episode ends before, its
-    last picture stands for the missing ones; at its beginning, the first picture stands for all.
-    So these observations show no speed.
+    C is 3 × --action-repeat: the last pictures of the episode, in RGB. That is one after each
+    repeat, or earlier ones as well if the episode ends before. At its beginning, when there is one
+    picture, that stands for all: the first observation shows no speed.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -791,6 +844,7 @@ class PixelEnv(CheckedEnv):
         self.action_repeat = args.action_repeat
         self.crop = args.crop
         self.observes_images = is_image(env.observation_space)
+        self.pictures: deque[np.ndarray] = deque(maxlen=self.action_repeat)  # the last ones
         shape = (self.frame_size, self.frame_size, 3 * self.action_repeat)
         self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
 
@@ -799,27 +853,23 @@ class PixelEnv(CheckedEnv):
     ) -> tuple[np.ndarray, dict]:
         """Begins an episode: its first observation, (H, W, C), and the environment's info."""
         observation, info = super().reset(seed=seed, options=options)
-        return self.stacked([self.picture(observation)]), info
+        self.pictures.extend(self.action_repeat * [self.picture(observation)])
+        return np.concatenate(self.pictures, axis=2), info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Takes an action, (A,) in [-1, 1], --action-repeat times, or until the episode ends.
 
         Returns the next observation, (H, W, C), the rewards' sum, terminated, truncated, and info.
         """
-        pictures = []
         total_reward = 0.0
         for _ in range(self.action_repeat):
             observation, reward, terminated, truncated, info = super().step(action)
-            pictures.append(self.picture(observation))
+            self.pictures.append(self.picture(observation))
             total_reward += reward
             if terminated or truncated:
                 break
-        return self.stacked(pictures), total_reward, terminated, truncated, info
-
-    def stacked(self, pictures: list[np.ndarray]) -> np.ndarray:
-        """One observation of up to --action-repeat pictures."""
-        missing = self.action_repeat - len(pictures)
-        return np.concatenate([*pictures, *missing * [pictures[-1]]], axis=2)
+        next_observation = np.concatenate(self.pictures, axis=2)
+        return next_observation, total_reward, terminated, truncated, info
 
     def picture(self, observation: np.ndarray) -> np.ndarray:
         """What there is to see now, (H, W, 3): the observation if it is an image, else rendered."""
@@ -842,9 +892,15 @@ class PixelEnv(CheckedEnv):
             raise RunError(f"render() gives {what}, and not uint8 (height, width, 3)")
         return picture
 
+    def renew(self) -> None:
+        """As in CheckedEnv; the new environment gets a camera, too."""
+        super().renew()
+        if not isinstance(self.env, Camera):
+            self.env = Camera(self.env)
+
 
 def as_bytes(observation: np.ndarray) -> np.ndarray:
-    """An image as bytes; RunError if it is none."""
+    """An image as bytes, which CheckedEnv has made numbers; RunError if it is none."""
     image = observation.astype(np.uint8)
     if (image != observation).any():
         found = f"values from {observation.min():g} to {observation.max():g}"
@@ -853,14 +909,25 @@ def as_bytes(observation: np.ndarray) -> np.ndarray:
 
 
 def make_env(
-    env_id: str, args: Args, render_mode: str | None = None, video: Path | None = None
-) -> gym.Env:
+    env_id: str, args: Args, is_shown: bool = False, video: Path | None = None
+) -> PixelEnv:
     """Makes an environment that gives pictures; RunError if DDPG cannot learn in it.
 
-    `render_mode`: "human" shows it in a window. `video`: records the first episode as
-    <video>-episode-0.mp4.
+    `is_shown`: there is something to render, even if observations are images. `video`: records the
+    first episode as <video>-episode-0.mp4.
     """
-    env_id = current_id(env_id)
+    env = camera_on(current_id(env_id), must_render=is_shown or video is not None)
+    try:
+        if video:
+            env = record_first_episode(env, video)
+        return PixelEnv(env, args)
+    except BaseException:
+        close_env(env)
+        raise
+
+
+def camera_on(env_id: str, must_render: bool) -> Camera:
+    """The environment itself, able to render where it has to be."""
     with environment_code(f"making {env_id}"):
         env = gym.make(env_id)
     try:
@@ -868,21 +935,15 @@ def make_env(
             actions, observations = env.action_space, env.observation_space
         check_actions(actions, env_id)
         check_observations(observations, env_id)
-        if video or render_mode or not is_image(observations):
-            check_can_be_seen(env, env_id)
-            close_env(env)
-            with environment_code(f"making {env_id}"):
-                env = gym.make(env_id, render_mode="rgb_array")
-        if video:
-            env = record_first_episode(env, video)
-        env = PixelEnv(env, args)
-        if render_mode == "human":
-            with environment_code("opening a window"):
-                env = gym.wrappers.HumanRendering(env)  # the last picture of each decision
-        return env
+        if is_image(observations) and not must_render:
+            return Camera(env)
+        check_can_be_seen(env, env_id)
     except BaseException:
         close_env(env)
         raise
+    close_env(env)
+    with environment_code(f"making {env_id}"):
+        return Camera(gym.make(env_id, render_mode="rgb_array"))
 
 
 def is_image(space: gym.Space) -> bool:
@@ -957,9 +1018,11 @@ def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
 
 
 def note_memory(replay: ReplayBuffer, args: Args) -> None:
-    """Prints about how much memory, and disk, the replay buffer will take."""
-    size = min(len(replay.observations), args.total_timesteps) * replay.observations[0].nbytes
-    print(f"the replay buffer takes about {size / 1e9:.3g} GB of memory and disk, as it fills")
+    """Prints how much memory, and disk, the replay buffer may take."""
+    # An episode has one observation more than decisions, so there are at most twice as many
+    observations = min(len(replay.observations), 2 * args.total_timesteps)
+    size = observations * replay.observations[0].nbytes / 1e9
+    print(f"the replay buffer takes up to {size:.3g} GB of memory as it fills, and as much of disk")
 
 
 # ------------------------------------------------------------------------------ windows and videos
@@ -1259,7 +1322,9 @@ def write_checkpoint(path: Path, args: Args, training: Training) -> None:
     """
     check_weights(training.agent)
     best = path / f"best{SUFFIX}"
-    files = save_observations(path / "observations", training.replay)
+    folder = path / "observations"
+    old_files = observation_files(folder)
+    files = save_observations(folder, training.replay)
     content = {
         "args": asdict(args),
         "sizes": training.agent.sizes,  # so that --evaluate can play a checkpoint as well
@@ -1269,8 +1334,13 @@ def write_checkpoint(path: Path, args: Args, training: Training) -> None:
         "best": np.fromfile(best, np.uint8) if best.exists() else None,
         "logs": logs_state(path),
     }
-    save_weights(path / f"checkpoint{SUFFIX}", content)
-    keep_only(path / "observations", content["observations"])
+    try:
+        save_weights(path / f"checkpoint{SUFFIX}", content)
+    except OSError:  # a full disk, say
+        for file in set(files) - set(old_files):
+            file.unlink()  # no checkpoint names it
+        raise
+    keep_only(folder, content["observations"])
 
 
 def save_observations(folder: Path, replay: ReplayBuffer) -> list[Path]:
@@ -1719,7 +1789,7 @@ class Run:
             plot(self.path, self.threshold)
             plot_what_it_sees(self.path, self.training)
         except Exception as error:  # a plot that fails must not end the training
-            self.logger.message(f"no plots: {in_one_line(error)}")
+            self.logger.message(f"a plot is missing: {in_one_line(error)}")
 
 
 def summary(progress: Progress, seconds: float) -> dict:
@@ -1854,7 +1924,7 @@ def check(args: Args) -> None:
         "frame_size": (15, 2**10),  # less would leave the third convolution nothing
         "action_repeat": (1, 2**10),
         "crop": (0.05, 1),
-        "reward_scale": (0, 1e9),
+        "reward_scale": (1e-9, 1e9),
         "noise_sigma": (0, 1e9),
         "ou_theta": (0, 1e9),
         "ou_dt": (0, largest_dt),
@@ -1962,16 +2032,18 @@ def evaluate_file(args: Args, flags: set[str]) -> None:
     path = Path(args.evaluate).absolute()  # an environment may change the current folder
     agent, trained = load_agent(path)
     env_id = current_id(args.env_id if "--env-id" in flags else trained.env_id)
-    render_mode = "human" if args.render else None
     video = None
     if args.capture_video:
         check_video(env_id, trained)
         video = path.parent / "videos" / path.stem
-    with make_env(env_id, trained, render_mode, video) as env:
+    with make_env(env_id, trained, args.render, video) as env:
         note_missing_time_limit(env, env_id)
         if agent.sizes != sizes_of(env):
             wrong = f"sizes of observations and actions {agent.sizes} are not {sizes_of(env)}"
             raise RunError(f"{path}, trained in {trained.env_id}, cannot play {env_id}: {wrong}")
+        if args.render:
+            with environment_code("opening a window"):
+                env = gym.wrappers.HumanRendering(env)  # the last picture of each decision
         returns = episodic_returns(env, agent.act, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
         seed = args.seed + episode

@@ -1,6 +1,7 @@
 """What the algorithm in ddpg_pixels.py guarantees. Its runs: test_pixels_run.py."""
 
 import copy
+import ctypes.util
 import math
 import sys
 
@@ -368,10 +369,11 @@ def test_an_action_is_repeated_and_the_pictures_after_each_repeat_are_one_observ
     assert env.unwrapped.taken == [0.5] * 3 + [-0.5] * 3
 
 
-def test_repeating_stops_where_an_episode_ends_and_its_last_picture_stands_for_the_missing():
+def test_repeating_stops_where_an_episode_ends_and_its_last_three_pictures_are_given():
     env = make(CLOCK)
     for num_steps, is_terminated in ((7, True), (5, False)):
-        env.reset(seed=0)
+        observation, _ = env.reset(seed=0)
+        assert brightness(observation) == [0, 0, 0], "nothing of the episode before"
         env.unwrapped.taken.clear()
         terminated = truncated = False
         while not (terminated or truncated):
@@ -379,11 +381,64 @@ def test_repeating_stops_where_an_episode_ends_and_its_last_picture_stands_for_t
         assert len(env.unwrapped.taken) == num_steps
         assert (terminated, truncated) == (is_terminated, not is_terminated)
         if is_terminated:
-            assert brightness(observation) == [7, 7, 7]
+            assert brightness(observation) == [5, 6, 7]
             assert reward == 7
         else:
-            assert brightness(observation) == [4, 5, 5]
+            assert brightness(observation) == [3, 4, 5]
             assert reward == 4 + 5
+
+
+def play(env, num_decisions, action=0.0):
+    """The observations of decisions all alike, from a reset on."""
+    observations = [env.reset(seed=0)[0]]
+    for _ in range(num_decisions):
+        observation, _, terminated, truncated, _ = env.step(np.full(env.action_space.shape, action))
+        assert not (terminated or truncated)
+        observations.append(observation)
+    return np.array(observations)
+
+
+without_egl = sys.platform == "linux" and ctypes.util.find_library("EGL") is None
+
+
+@pytest.mark.skipif(without_egl, reason="MuJoCo cannot render here")
+@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "LunarLanderContinuous-v3"])
+def test_an_environment_is_seen_as_ever_while_others_are_made_rendered_and_closed(env_id):
+    """MuJoCo draws in the process's current context, which the other one's end would take away."""
+    script.prepare_rendering()
+    with make(env_id) as env:
+        expected = play(env, 4)
+    assert all(observation.any() for observation in expected)
+    with make(env_id) as env:
+        env.reset(seed=0)
+        with make(env_id) as other:
+            play(other, 4)
+        np.testing.assert_array_equal(play(env, 4), expected)
+        env.renew()
+        play(env, 4)
+        with make(env_id) as other:
+            play(other, 4)
+        np.testing.assert_array_equal(play(env, 4), expected)
+
+
+def test_a_video_and_whoever_else_renders_change_nothing_of_what_is_seen(tmp_path):
+    """LunarLander's sparks age by being rendered."""
+    env_id = "LunarLanderContinuous-v3"
+    args = script.Args(crop=1.0)
+    with script.make_env(env_id, args) as env:
+        expected = play(env, 6, action=1.0)
+    with script.make_env(env_id, args, video=tmp_path / "video") as env:
+        np.testing.assert_array_equal(play(env, 6, action=1.0), expected)
+    with script.make_env(env_id, args) as env:
+        step = env.unwrapped.step
+
+        def rendered_step(action):
+            result = step(action)
+            env.render()
+            return result
+
+        env.unwrapped.step = rendered_step
+        np.testing.assert_array_equal(play(env, 6, action=1.0), expected)
 
 
 def test_action_repeat_and_frame_size_decide_the_shape():
