@@ -4,6 +4,7 @@ import copy
 import ctypes.util
 import math
 import os
+import subprocess
 import sys
 
 import numpy as np
@@ -399,13 +400,8 @@ def play(env, num_decisions, action=0.0):
     return np.array(observations)
 
 
-without_egl = sys.platform == "linux" and ctypes.util.find_library("EGL") is None
-
-
-@pytest.mark.skipif(without_egl, reason="MuJoCo cannot render here")
-@pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "LunarLanderContinuous-v3"])
-def test_an_environment_is_seen_as_ever_while_others_are_made_rendered_and_closed(env_id):
-    """MuJoCo draws in the process's current context, which the other one's end would take away."""
+def see_beside_others(env_id):
+    """AssertionError if other environments change what there is to see in this one."""
     script.prepare_rendering()
     with make(env_id) as env:
         expected = play(env, 4)
@@ -420,6 +416,21 @@ def test_an_environment_is_seen_as_ever_while_others_are_made_rendered_and_close
         with make(env_id) as other:
             play(other, 4)
         np.testing.assert_array_equal(play(env, 4), expected)
+
+
+without_egl = sys.platform == "linux" and ctypes.util.find_library("EGL") is None
+
+
+@pytest.mark.skipif(without_egl, reason="MuJoCo cannot render here")
+def test_an_environment_is_seen_as_ever_while_others_are_made_rendered_and_closed():
+    """MuJoCo draws in the process's current context, which the other one's end would take away.
+
+    In a process of its own: where TensorFlow has been used, drawing by software crashes.
+    """
+    program = "from test_pixels import see_beside_others as see\n"
+    program += "see('InvertedPendulum-v5')\nsee('LunarLanderContinuous-v3')"
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=120)
 
 
 def test_a_video_and_whoever_else_renders_change_nothing_of_what_is_seen(tmp_path):
