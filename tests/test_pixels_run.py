@@ -166,7 +166,7 @@ def test_neither_evaluation_nor_the_pictures_nor_checkpoints_disturb_anything(
 
 
 # -------------------------------------------------------------------------------------- checkpoints
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 17])
 def test_a_run_killed_before_any_change_on_disk_and_resumed_equals_one_never_killed(
     every, command, folder, changes
 ):
