@@ -143,6 +143,12 @@ class SettingResults:
         return self.evaluations.index[-1]
 
     @property
+    def what_steps_are(self) -> str:
+        """With pixels an action lasts for several of the environment's steps: one decision."""
+        repeats = [run_args(path).get("action_repeat", 1) for path in self.paths]
+        return "decisions" if max(repeats, default=1) > 1 else "environment steps"
+
+    @property
     def last(self) -> np.ndarray:
         """The last evaluation of each run, (runs,)."""
         return self.evaluations.iloc[-1].to_numpy()
@@ -273,7 +279,7 @@ def draw_panels(
     for axes, panel in zip(figure.axes, panels, strict=True):
         for group in panel:
             draw_line(axes, group, styles[group.setting])
-        axes.set(title=panel[0].env_id, xlabel="environment steps")
+        axes.set(title=panel[0].env_id, xlabel=panel[0].what_steps_are)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.locator_params(axis="x", nbins=5)
     if len(styles) > 1:
@@ -627,7 +633,7 @@ def what_was_trained(wanted: study.Study, groups: list[SettingResults]) -> str:
     for group in groups:
         for path in group.paths:
             args = run_args(path)
-            steps = f"{args['total_timesteps']:,} environment steps in {group.env_id}"
+            steps = f"{args['total_timesteps']:,} {group.what_steps_are} in {group.env_id}"
             lengths.append(f"{steps}, evaluated every {args['eval_every']:,}")
     programs = "of the programs that the settings name"
     if wanted.script is not None:

@@ -1,10 +1,12 @@
 """benchmark/report.py: statistics worked out by hand; the numbers are those of the CSVs."""
 
+import dataclasses
 import json
 import math
 import re
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -314,6 +316,20 @@ def test_the_protocol_says_seeds_steps_versions_hardware_and_what_is_missing(
         "$-$170 (Pendulum-v1)",
     ]:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ({}, "environment steps"),
+        ({"action_repeat": 1}, "environment steps"),
+        ({"action_repeat": 3}, "decisions"),
+    ],
+)
+def test_where_actions_are_repeated_a_step_is_a_decision(args, expected, monkeypatch):
+    monkeypatch.setattr(report, "run_args", lambda path: args)
+    group = setting_results("Pendulum-v1", "default")
+    assert dataclasses.replace(group, paths=[Path("run")]).what_steps_are == expected
 
 
 def test_every_number_says_which_commit_made_it(results, main_without_figures, tmp_path):
