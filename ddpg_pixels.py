@@ -413,8 +413,11 @@ class DDPG(nn.Module):
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate_scale * optimizer.defaults["lr"]
         s, a, r, terminated, next_s = [torch.from_numpy(x).to(self.device) for x in batch]
-        s, next_s = as_input(s), as_input(next_s)  # (N, C, H, W)
-        r = self.reward_scale * r
+        return self.learn([as_input(s), a, self.reward_scale * r, terminated, as_input(next_s)])
+
+    def learn(self, batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The update itself: s and s' are (N, C, H, W) in [0, 1], and r is scaled."""
+        s, a, r, terminated, next_s = batch
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would

@@ -490,6 +490,11 @@ def test_without_a_display_pictures_are_drawn_off_screen_unless_it_is_said_other
     monkeypatch.setenv("DISPLAY", ":0")
     ddpg_pixels.prepare_rendering()
     assert "SDL_VIDEODRIVER" not in os.environ
+    assert os.environ["MUJOCO_GL"] == "osmesa"
+    monkeypatch.delenv("MUJOCO_GL")
+    ddpg_pixels.prepare_rendering()
+    assert os.environ["MUJOCO_GL"] == "egl", "with a display, too"
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
     monkeypatch.delenv("DISPLAY")
     monkeypatch.setenv("SDL_VIDEODRIVER", "")  # so that the end of the test takes it away again
     monkeypatch.delenv("SDL_VIDEODRIVER")
