@@ -571,6 +571,7 @@ def test_an_environment_that_fails_to_render_is_named_and_its_own_traceback_show
         ("--crop", 0),
         ("--crop", 1.1),
         ("--reward-scale", -1),
+        ("--reward-scale", 0),
         ("--reward-scale", "nan"),
         ("--buffer-size", 1),
         ("--batch-size", 1),
