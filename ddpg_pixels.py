@@ -29,10 +29,11 @@
 
 The same algorithm as in ddpg_continuous.py, but s is what a camera saw: an action lasts for three
 steps of the environment, and the pictures after each, 64×64 in RGB, are one observation of nine
-channels. A step here is one decision, so up to three of the environment's. If s' is terminal,
-y = r. The first --learning-starts actions are uniformly random, before any update.
-The paper's own settings: --batch-size 16 --tau 0.001 --crop 1 --weight-decay 0.01
---buffer-size 1000000 (up to 37 GB) --noise-sigma 0.2 --no-anneal --reward-scale 1
+channels. A step here is one decision, so up to three of the environment's, and r is the sum of
+their rewards, times --reward-scale. If s' is terminal, y = r. The first --learning-starts actions
+are uniformly random, before any update.
+The paper's own settings, which take up to 37 GB of memory: --batch-size 16 --tau 0.001
+--crop 1 --reward-scale 1 --weight-decay 0.01 --noise-sigma 0.2 --no-anneal --buffer-size 1000000
 
     python ddpg_pixels.py
     python ddpg_pixels.py --env-id CarRacing-v3 --crop 1 --reward-scale 1 --total-timesteps 100000 \
@@ -41,7 +42,8 @@ The paper's own settings: --batch-size 16 --tau 0.001 --crop 1 --weight-decay 0.
     python ddpg_pixels.py --resume runs/NAME
 
 Shapes in comments: N minibatch size, H and W height and width of a picture, C channels, K features
-of a picture, A action size; S size of what the environment itself observes.
+of an observation, A action size; S: what the environment itself observes, for an image (height,
+width, 3).
 """
 
 import hashlib
@@ -93,24 +95,24 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # learning rates fall linearly to zero at the last step (paper: constant)
+    anneal: bool = True  # learning rates fall linearly to zero at the last decision (paper: no)
     weight_decay: float = 0.0  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.005  # rate τ at which the targets follow (paper: 0.001)
     batch_size: int = 32  # minibatch size N (paper: 16)
-    buffer_size: int = 50_000  # observations that the replay buffer holds (paper: 1e6)
+    buffer_size: int = 50_000  # observations in the replay buffer (paper: 1e6 transitions)
     hidden_sizes: tuple[int, int] = (200, 200)  # units of the two dense layers (paper: 200 200)
     norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: not stated)
     learning_starts: int = 1_000  # random decisions before the first update (paper: not stated)
-    noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
+    noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck or independent noise (paper: ou)
     noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
-    ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) steps (paper: not stated)
+    ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) decisions (paper: not stated)
 
     # What the agent sees
     frame_size: int = 64  # height and width of a picture (paper: 64)
     action_repeat: int = 3  # steps that an action lasts, a picture after each (paper: 3)
-    crop: float = 0.6  # part of height and width that is kept, around the middle (paper: 1)
+    crop: float = 0.6  # share of height and width that is kept, in the middle (paper: 1)
     reward_scale: float = 0.1  # factor on the rewards that the critic learns from (paper: 1)
 
     # The run
@@ -188,8 +190,9 @@ class ReplayBuffer:
         # Takes memory only as it fills
         self.observations = np.empty((capacity, *observation_shape), np.uint8)
         self.rows = np.zeros((capacity, action_size + 2), np.float32)  # a, r, terminated
-        self.boundaries = [action_size, action_size + 1]  # of r and terminated in a row
-        self.is_start = np.zeros(capacity, bool)  # of a transition: not at the end of an episode
+        self.boundaries = [action_size, action_size + 1]  # where r and terminated begin in a row
+        # False of the newest observation, and of the last one of each episode
+        self.starts_transition = np.zeros(capacity, bool)
         self.num_added = 0  # observations ever stored
         self.rng = rng
 
@@ -201,18 +204,19 @@ class ReplayBuffer:
     ) -> None:
         """Stores a transition; in a full buffer, its observations take the places of the oldest."""
         newest = (self.num_added - 1) % len(self.observations)
-        # An episode begins with another observation; if not, the stored one can serve for both
+        # Within an episode s is the newest one already. At the start of one it is not, unless it
+        # equals the last one of the episode before, which then serves for both.
         if self.num_added == 0 or not np.array_equal(s, self.observations[newest]):
             newest = self.append(s)
         self.rows[newest] = np.hstack([a, r, terminated])
-        self.is_start[newest] = True
+        self.starts_transition[newest] = True
         self.append(next_s)
 
     def append(self, observation: np.ndarray) -> int:
         """Stores an observation in place of the oldest, and says where."""
         index = self.num_added % len(self.observations)
         self.observations[index] = observation
-        self.is_start[index] = False
+        self.starts_transition[index] = False
         self.num_added += 1
         return index
 
@@ -222,18 +226,18 @@ class ReplayBuffer:
         r is (N, 1), not (N,): against Q (N, 1), that would silently broadcast to (N, N).
         """
         indices = self.rng.integers(len(self), size=batch_size)
-        while not self.is_start[indices].all():  # the last of an episode starts no transition
-            others = ~self.is_start[indices]
-            indices[others] = self.rng.integers(len(self), size=others.sum())
+        while not self.starts_transition[indices].all():
+            misses = ~self.starts_transition[indices]
+            indices[misses] = self.rng.integers(len(self), size=misses.sum())
         following = (indices + 1) % len(self.observations)
         what_followed = np.split(self.rows[indices], self.boundaries, axis=1)
         return [self.observations[indices], *what_followed, self.observations[following]]
 
     def state(self) -> dict:
-        """What a checkpoint holds of the buffer: all but the observations, which have own files."""
+        """What a checkpoint holds of the buffer; the observations have files of their own."""
         return {
             "rows": self.rows[: len(self)],
-            "is_start": self.is_start[: len(self)],
+            "starts_transition": self.starts_transition[: len(self)],
             "num_added": self.num_added,
             "shape": list(self.observations.shape[1:]),  # of an observation
         }
@@ -246,7 +250,7 @@ class ReplayBuffer:
             stored = f"{len(state['rows'])} observations of {state['shape']}"
             raise ValueError(f"a replay buffer of {stored}, not {len(self)} of {shape}")
         self.rows[: len(self)] = state["rows"]
-        self.is_start[: len(self)] = state["is_start"]
+        self.starts_transition[: len(self)] = state["starts_transition"]
 
 
 # ------------------------------------------------------------------------------- actor and critic
@@ -268,9 +272,9 @@ def normalisation(
     """The normalisation in front of a ReLU: of units (N, U), or of channels (N, U, H, W).
 
     Batch norm uses the minibatch's own mean and variance in every training pass: with running
-    averages in the targets, Q diverged (from the state). Only the online actor keeps running
-    averages too, to act on single observations. Their momentum is 0.05, not torch's 0.1, so that
-    no one minibatch sways them; from the state it is 0.01, but here a run has fewer updates.
+    averages in the targets, Q diverged in trials of ddpg_continuous.py. Only the online actor keeps
+    running averages too, to act on single observations. Their momentum is 0.05 (0.01 in
+    ddpg_continuous.py; not compared), not torch's 0.1: no one minibatch sways them.
     """
     if norm == "batch":
         batch_norm = nn.BatchNorm2d if is_image else nn.BatchNorm1d
@@ -281,11 +285,11 @@ def normalisation(
 
 
 def convolutions(channels: int, args: Args, running_statistics: bool = False) -> nn.Sequential:
-    """The lower half of actor and critic: pictures (N, C, H, W) in [0, 1] to features (N, K).
+    """The lower half of actor and critic: observations (N, C, H, W) in [0, 1] to features (N, K).
 
-    Three layers of 32 filters, 3×3 with stride 2, no pooling, no padding: 64×64 becomes 31×31
-    (without its last row and column), 15×15, 7×7, so that K is 1568. The paper names neither kernel
-    nor stride, but about 430,000 parameters in all. These make 376,000 in an actor; 5×5 with
+    Three layers of 32 filters, 3×3 with stride 2, no pooling, no padding: 64×64 (its last row and
+    column are not used) becomes 31×31, 15×15, 7×7, so that K is 1568. The paper names neither
+    kernel nor stride, but about 430,000 parameters in all. These make 376,000 in an actor; 5×5 with
     padding 1 would make 413,000, but nearly three times the multiplications.
     """
     layers = []
@@ -301,14 +305,14 @@ def convolutions(channels: int, args: Args, running_statistics: bool = False) ->
 
 
 def num_features(frame_size: int) -> int:
-    """K, the size of what three convolutions make of a picture."""
+    """K, the size of what the three convolutions make of an observation."""
     for _ in range(3):
-        frame_size = (frame_size - 3) // 2 + 1
+        frame_size = (frame_size - 3) // 2 + 1  # 3×3 with stride 2
     return 32 * frame_size**2
 
 
 class Actor(nn.Module):
-    """The policy μ(s): pictures (N, C, H, W) to actions (N, A) in [-1, 1]."""
+    """The policy μ(s): observations (N, C, H, W) to actions (N, A) in [-1, 1]."""
 
     def __init__(
         self, channels: int, action_size: int, args: Args, running_statistics: bool = False
@@ -359,9 +363,9 @@ class Critic(nn.Module):
 
 # -------------------------------------------------------------------------------------- the update
 def as_input(observations: torch.Tensor) -> torch.Tensor:
-    """Pictures as the networks take them: (N, H, W, C) of bytes to (N, C, H, W) in [0, 1].
+    """Observations as the networks take them: (N, H, W, C) of bytes to (N, C, H, W) in [0, 1].
 
-    In memory the channels stay last, which torch's convolutions on a CPU are faster with.
+    In memory the channels stay last: torch convolves that faster on a CPU.
     """
     return observations.permute(0, 3, 1, 2).float() / 255
 
@@ -421,7 +425,8 @@ class DDPG(nn.Module):
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
-        # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
+        # have the mean zero, and what all steps have in common, the mean of s' − s, would be lost:
+        # on a task with short episodes, Q diverged.
         # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
         # step below compares nothing with a next state, and takes s alone.
         both, next_both = s, next_s
@@ -600,16 +605,20 @@ def prepare_framework(args: Args) -> None:
 
 
 def prepare_cudnn() -> None:
-    """On CUDA: convolutions give the same bits each time, and are as exact as on the CPU."""
+    """On CUDA, makes convolutions give the same bits each time, in full float32."""
     torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # torch's default, TF32, has 10 bits
+    # torch's default is TF32, which keeps 10 of the 23 bits after the point
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
 
 
 def prepare_rendering() -> None:
-    """Lets pygame draw without a display, where there is none, and MuJoCo always."""
+    """On Linux, lets MuJoCo draw off screen, and pygame too if there is no display.
+
+    To be called before mujoco is imported, which reads these variables.
+    """
     if sys.platform != "linux":
         return
-    # MuJoCo's other way, by a hidden window, ends for all environments when one is closed
+    # MuJoCo's default, a hidden window of GLFW, ends for all environments when one is closed
     os.environ.setdefault("MUJOCO_GL", "egl")
     if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -792,11 +801,11 @@ def one_number(value: object, name: str) -> float:
 
 
 class Camera(gym.Wrapper):
-    """Renders once a step, however often it is asked, and in a graphics context of its own.
+    """Renders once a step, however often it is asked; MuJoCo in the environment's own context.
 
-    Rendering can change what there is to see: LunarLander's sparks age by it. And MuJoCo draws, and
-    frees what it has drawn with, in whichever context is current. With an evaluation's environment
-    beside that of the training, this would be the other one's, and give black pictures.
+    Rendering can change what there is to see: LunarLander's sparks age by it. And MuJoCo draws and
+    frees in whichever context is current. Once an evaluation's environment was closed, that would
+    be none, and the training's pictures black.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -828,7 +837,7 @@ class Camera(gym.Wrapper):
         """Closes the environment."""
         viewer = self.mujoco_viewer()
         if viewer:
-            viewer.con.free()  # now: once it is garbage, another context may be current
+            viewer.con.free()  # while its context is current: the garbage collector would not wait
         self.env.close()
 
     def mujoco_viewer(self) -> object | None:
@@ -843,9 +852,9 @@ class Camera(gym.Wrapper):
 class PixelEnv(CheckedEnv):
     """An environment as a camera sees it: observations (H, W, C) of bytes, actions repeated.
 
-    C is 3 × --action-repeat: the last pictures of the episode, in RGB. That is one after each
-    repeat, or earlier ones as well if the episode ends before. At its beginning, when there is one
-    picture, that stands for all: the first observation shows no speed.
+    C is 3 × --action-repeat: the newest pictures in RGB, the oldest first, normally one after each
+    repeat. If the episode ends before the last repeat, earlier ones fill up. After a reset there is
+    one picture, repeated: the first observation shows no speed.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -878,6 +887,7 @@ class PixelEnv(CheckedEnv):
             total_reward += reward
             if terminated or truncated:
                 break
+        check_finite(np.float32(total_reward), "the sum of an action's rewards")
         next_observation = np.concatenate(self.pictures, axis=2)
         return next_observation, total_reward, terminated, truncated, info
 
@@ -885,11 +895,11 @@ class PixelEnv(CheckedEnv):
         """What there is to see now, (H, W, 3): the observation if it is an image, else rendered."""
         picture = as_bytes(observation) if self.observes_images else self.rendered()
         height, width, _ = picture.shape
-        margins = np.array([width, height, -width, -height]) * (1 - self.crop) / 2
-        box = np.array([0, 0, width, height]) + margins
+        left = width * (1 - self.crop) / 2
+        top = height * (1 - self.crop) / 2
+        box = (left, top, width - left, height - top)
         size = (self.frame_size, self.frame_size)
-        image = PIL.Image.fromarray(picture)
-        image = image.resize(size, PIL.Image.Resampling.BOX, tuple(box))
+        image = PIL.Image.fromarray(picture).resize(size, PIL.Image.Resampling.BOX, box)
         return np.asarray(image)
 
     def rendered(self) -> np.ndarray:
@@ -910,8 +920,8 @@ class PixelEnv(CheckedEnv):
 
 
 def as_bytes(observation: np.ndarray) -> np.ndarray:
-    """An image as bytes, which CheckedEnv has made numbers; RunError if it is none."""
-    image = observation.astype(np.uint8)
+    """An image as bytes again: CheckedEnv has made it float32. RunError if that loses anything."""
+    image = np.clip(observation, 0, 255).astype(np.uint8)
     if (image != observation).any():
         found = f"values from {observation.min():g} to {observation.max():g}"
         raise RunError(f"the observation has {found}: observation_space says whole ones, 0 to 255")
@@ -923,8 +933,8 @@ def make_env(
 ) -> PixelEnv:
     """Makes an environment that gives pictures; RunError if DDPG cannot learn in it.
 
-    `is_shown`: there is something to render, even if observations are images. `video`: records the
-    first episode as <video>-episode-0.mp4.
+    `is_shown`: render() will be called for a window, even if observations are images. `video`:
+    records the first episode as <video>-episode-0.mp4.
     """
     env = camera_on(current_id(env_id), must_render=is_shown or video is not None)
     try:
@@ -937,7 +947,10 @@ def make_env(
 
 
 def camera_on(env_id: str, must_render: bool) -> Camera:
-    """The environment itself, able to render where it has to be."""
+    """The environment behind a Camera; it renders, unless it observes images and nobody else looks.
+
+    Made without a render mode first: only an instance tells its spaces and its render modes.
+    """
     with environment_code(f"making {env_id}"):
         env = gym.make(env_id)
     try:
@@ -1032,7 +1045,9 @@ def note_memory(replay: ReplayBuffer, args: Args) -> None:
     # An episode has one observation more than decisions, so there are at most twice as many
     observations = min(len(replay.observations), 2 * args.total_timesteps)
     size = observations * replay.observations[0].nbytes / 1e9
-    print(f"the replay buffer takes up to {size:.3g} GB of memory as it fills, and as much of disk")
+    print(
+        f"the replay buffer takes up to {size:.3g} GB of memory as it fills, somewhat more on disk"
+    )
 
 
 # ------------------------------------------------------------------------------ windows and videos
@@ -1040,7 +1055,7 @@ def check_can_be_seen(env: gym.Env, env_id: str) -> None:
     """RunError if the environment cannot be rendered off screen."""
     modes = env.metadata.get("render_modes") or []
     if "rgb_array" not in modes:
-        needs = "it is needed to see a vector's environment, and for --render and --capture-video"
+        needs = "needed where observations are not images, and for --render and --capture-video"
         raise RunError(f"{env_id} has no render mode rgb_array: {needs}")
 
 
@@ -1062,15 +1077,23 @@ def check_video(env_id: str, args: Args) -> None:
             make_env(env_id, args, video=Path(folder, "video")) as env,
         ):
             env.reset(seed=0)
-            env.rendered()
+            env.rendered()  # checks a picture: where observations are images, reset() has not
             env.reset(seed=0)  # writes the first episode's video
     except RunError as error:
-        hint = "leave out --capture-video; without a display, MuJoCo needs MUJOCO_GL=egl"
+        hint = "leave out --capture-video; where MuJoCo finds no EGL, try MUJOCO_GL=osmesa"
         raise RunError(f"no video of {env_id}: {error} ({hint})") from error
 
 
+def check_window(env_id: str, args: Args) -> None:
+    """RunError if no window can be opened for the environment."""
+    with make_env(env_id, args, is_shown=True) as env, environment_code("opening a window"):
+        shown = gym.wrappers.HumanRendering(env)
+        shown.reset(seed=0)  # opens it
+        shown.close()
+
+
 def check_display() -> None:
-    """RunError without a display for --render: MuJoCo would abort the process."""
+    """RunError without a display for --render: a window could abort the process."""
     variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
         raise RunError("--render needs a display, and $DISPLAY is not set: try --capture-video")
@@ -1317,8 +1340,8 @@ def load_agent(file: Path) -> tuple[DDPG, Args]:
 def load_policy(file: Path | str) -> tuple[Policy, Args]:
     """For your own programs: the policy in a file, and the arguments that it was trained with.
 
-    Its actions are in [-1, 1]: play in make_env(args.env_id, args), which scales them. Without a
-    display, call prepare_rendering() before.
+    Its actions are in [-1, 1]: play in make_env(args.env_id, args), which scales them. On Linux,
+    call prepare_rendering() before anything is imported that draws.
     """
     agent, args = load_agent(Path(file))
     return agent.act, args
@@ -1669,7 +1692,7 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that decide the numbers."""
     found = {"python": sys.version}
-    for package in ("box2d", "mujoco"):
+    for package in ("box2d", "mujoco", "pygame", "pygame-ce"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     for library in LIBRARIES:
@@ -1891,17 +1914,18 @@ def plot_what_it_sees(path: Path, training: Training) -> None:
     """Draws what_it_sees.png: four observations from the buffer, and where the critic looks.
 
     A row for an observation: its pictures, old to new, and how much each of its pixels moves
-    Q(s, a). Evenly spaced over the buffer, and not sampled: plotting draws no random numbers.
+    Q(s, a). Evenly spaced over the buffer, and not sampled: plotting draws no random numbers. Not
+    before there are 32 to choose from.
     """
     replay = training.replay
-    starts = np.flatnonzero(replay.is_start[: len(replay)])
-    if len(starts) < 4:
+    starts = np.flatnonzero(replay.starts_transition[: len(replay)])
+    if len(starts) < 32:
         return
-    # 32, of which every eighth is drawn: batch norm needs a minibatch
+    # 32, of which four are drawn: batch norm needs a minibatch
     chosen = starts[np.linspace(0, len(starts) - 1, 32).astype(int)]
     s = replay.observations[chosen]
     a = replay.rows[chosen, : replay.boundaries[0]]
-    drawn = [0, 8, 16, 24]
+    drawn = [4, 12, 20, 28]
     influence = influence_of_pixels(training.agent, s, a, drawn)
     num_pictures = s.shape[3] // 3
     figure = Figure(figsize=(2 * (num_pictures + 1), 8), layout="constrained")
@@ -2038,24 +2062,25 @@ def evaluate_file(args: Args, flags: set[str]) -> None:
     if args.render:
         check_display()
     prepare_framework(args)
-    prepare_cudnn()
     prepare_rendering()
     path = Path(args.evaluate).absolute()  # an environment may change the current folder
     agent, trained = load_agent(path)
     env_id = current_id(args.env_id if "--env-id" in flags else trained.env_id)
     video = None
+    if args.render:
+        check_window(env_id, trained)
     if args.capture_video:
         check_video(env_id, trained)
         video = path.parent / "videos" / path.stem
     with make_env(env_id, trained, args.render, video) as env:
         note_missing_time_limit(env, env_id)
         if agent.sizes != sizes_of(env):
-            wrong = f"sizes of observations and actions {agent.sizes} are not {sizes_of(env)}"
+            wrong = f"the size of an action was {agent.sizes[1]}, and is {sizes_of(env)[1]}"
             raise RunError(f"{path}, trained in {trained.env_id}, cannot play {env_id}: {wrong}")
+        shown = env
         if args.render:
-            with environment_code("opening a window"):
-                env = gym.wrappers.HumanRendering(env)  # the last picture of each decision
-        returns = episodic_returns(env, agent.act, args.eval_episodes, args.seed)
+            shown = gym.wrappers.HumanRendering(env)  # the last picture of each decision
+        returns = episodic_returns(shown, agent.act, args.eval_episodes, args.seed)
     for episode, episodic_return in enumerate(returns):
         seed = args.seed + episode
         print(f"episode {episode}, seed {seed}: return {episodic_return:.1f}")

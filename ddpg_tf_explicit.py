@@ -91,7 +91,7 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # learning rates fall linearly to zero at the last step (paper: constant)
+    anneal: bool = True  # learning rates fall linearly to zero at the last step (paper: no)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.03  # rate τ at which the targets follow (paper: 0.001)
@@ -100,7 +100,7 @@ class Args:
     hidden_sizes: tuple[int, int] = (400, 300)  # units of the two hidden layers (paper: 400 300)
     norm: Literal["batch", "layer", "none"] = "batch"  # in actor and critic (paper: batch)
     learning_starts: int = 10_000  # random steps before the first update (paper: not stated)
-    noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck (paper) or independent noise
+    noise: Literal["ou", "gaussian"] = "ou"  # Ornstein-Uhlenbeck or independent noise (paper: ou)
     noise_sigma: float = 0.3  # the noise's σ, for actions in [-1, 1] (paper: 0.2)
     ou_theta: float = 0.15  # rate θ at which OU noise returns to zero (paper: 0.15)
     ou_dt: float = 0.1  # OU noise's dt: correlated over 1/(θ dt) steps (paper: not stated)
@@ -393,7 +393,8 @@ class DDPG:
         s, a, r, terminated, next_s = batch
 
         # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
-        # have the mean zero, and where a step leads would be lost: with short episodes, Q diverges.
+        # have the mean zero, and what all steps have in common, the mean of s' − s, would be lost:
+        # on a task with short episodes, Q diverged.
         # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
         # step below compares nothing with a next state, and takes s alone.
         both, next_both = s, next_s
@@ -891,7 +892,7 @@ def check_frame(env_id: str) -> None:
 
 
 def check_display() -> None:
-    """RunError without a display for --render: MuJoCo would abort the process."""
+    """RunError without a display for --render: a window could abort the process."""
     variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
         raise RunError("--render needs a display, and $DISPLAY is not set: try --capture-video")
@@ -1401,7 +1402,7 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that decide the numbers."""
     found = {"python": sys.version}
-    for package in ("box2d", "mujoco"):
+    for package in ("box2d", "mujoco", "pygame", "pygame-ce"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     for library in LIBRARIES:

@@ -667,7 +667,7 @@ def check_frame(env_id: str) -> None:
 
 
 def check_display() -> None:
-    """RunError without a display for --render: MuJoCo would abort the process."""
+    """RunError without a display for --render: a window could abort the process."""
     variables = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     if sys.platform == "linux" and not any(os.environ.get(name) for name in variables):
         raise RunError("--render needs a display, and $DISPLAY is not set: try --capture-video")
@@ -1163,7 +1163,7 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that decide the numbers."""
     found = {"python": sys.version}
-    for package in ("box2d", "mujoco"):
+    for package in ("box2d", "mujoco", "pygame", "pygame-ce"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     for library in LIBRARIES:

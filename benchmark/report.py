@@ -7,7 +7,7 @@
 |---|---|
 | report.md | all that follows, and a row for every seed |
 | learning-curves-* | noise-free evaluations: interquartile mean over the seeds, 95 % interval |
-| steps-to-solve-* | share of the seeds solved by each step: one minus the Kaplan-Meier estimate |
+| steps-to-solve-* | share of the seeds solved by each step |
 | results.tex, hyperparameters.tex | tables for a paper (booktabs, graphicx) |
 | protocol.tex | a paragraph for its appendix: protocol, statistics, versions, hardware |
 
@@ -43,8 +43,10 @@ except ImportError as error:
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-COVERAGE = {3: 76, 5: 89, 10: 93}  # in %, by number of runs: a test measures it
+LEAST_RUNS = 5  # for an interval: of two it is from the one to the other, and covers 51 %
+COVERAGE = {5: 89, 10: 93, 20: 94}  # in %, by number of runs: a test measures it
 LAST_EVALUATIONS = 10
+MOST_PAIRED = 5  # settings of which the first is compared with each of the others
 
 MOST_LINES = 4  # in one panel
 LINE_STYLES = ["-", "--", ":", "-."]
@@ -97,29 +99,24 @@ def bootstrap_interval(
 
 @dataclass(frozen=True)
 class StepsToSolve:
-    """How long each run took to its first evaluation at the threshold.
+    """How long each run took to its first evaluation at the threshold; all runs are as long."""
 
-    A run that never reached it is censored: `steps` is its length.
-    """
+    steps: np.ndarray  # (runs,); infinite where a run never reached it
 
-    steps: np.ndarray  # (runs,)
-    solved: np.ndarray  # (runs,), bool
+    @property
+    def solved(self) -> np.ndarray:
+        """Which runs reached it, (runs,)."""
+        return np.isfinite(self.steps)
 
     def share(self) -> tuple[np.ndarray, np.ndarray]:
-        """Steps, and the share of runs solved by then: one minus the Kaplan-Meier estimate."""
-        if not self.solved.any():
-            return np.array([0, self.steps.max()]), np.zeros(2)
-        censored = stats.CensoredData(self.steps[self.solved], right=self.steps[~self.solved])
-        cdf = stats.ecdf(censored).cdf
-        return np.array([0, *cdf.quantiles]), np.array([0, *cdf.probabilities])
+        """Steps, from 0 on, and the share of runs solved by each."""
+        steps = np.unique(self.steps[self.solved])  # sorted
+        share = [np.mean(self.steps <= step) for step in steps]
+        return np.array([0, *steps]), np.array([0, *share])
 
     def median(self) -> float:
-        """The first step by which half of the runs are solved; infinite if there is none."""
-        steps, share = self.share()
-        half = share >= 0.5 - 1e-9
-        if not half.any():
-            return math.inf
-        return float(steps[half][0])
+        """The median step; infinite if one of the runs in the middle is not solved."""
+        return float(np.median(self.steps))
 
 
 # ---------------------------------------------------------------------------------------- the runs
@@ -133,6 +130,7 @@ class SettingResults:
     seeds: list[int]
     paths: list[Path]
     evaluations: pd.DataFrame  # mean returns: a row per step, a column per seed
+    has_decisions: bool = False  # the environment makes a step of several
 
     @property
     def has_threshold(self) -> bool:
@@ -144,9 +142,18 @@ class SettingResults:
 
     @property
     def what_steps_are(self) -> str:
-        """With pixels an action lasts for several of the environment's steps: one decision."""
+        """Where an action lasts for several of the environment's steps, they are one decision."""
         repeats = [run_args(path).get("action_repeat", 1) for path in self.paths]
-        return "decisions" if max(repeats, default=1) > 1 else "environment steps"
+        if self.has_decisions or max(repeats, default=1) > 1:
+            return "decisions"
+        return "environment steps"
+
+    @property
+    def length(self) -> str:
+        """The runs' length, as in: of 200,000; of 15,000 decisions."""
+        if self.what_steps_are == "decisions":
+            return f"{self.total_steps:,} decisions"
+        return f"{self.total_steps:,}"
 
     @property
     def last(self) -> np.ndarray:
@@ -163,7 +170,7 @@ class SettingResults:
         steps = self.evaluations.index.to_numpy()
         solved = reached.any(axis=0)
         first = steps[reached.argmax(axis=0)]
-        return StepsToSolve(np.where(solved, first, steps[-1]), solved)
+        return StepsToSolve(np.where(solved, first, math.inf))
 
 
 def load_results(wanted: study.Study, results: Path = study.RESULTS) -> list[SettingResults]:
@@ -186,7 +193,13 @@ def load_results(wanted: study.Study, results: Path = study.RESULTS) -> list[Set
         threshold = wanted.thresholds[env_id]
         groups.append(
             SettingResults(
-                env_id, setting, threshold, list(paths), list(paths.values()), evaluations
+                env_id=env_id,
+                setting=setting,
+                threshold=threshold,
+                seeds=list(paths),
+                paths=list(paths.values()),
+                evaluations=evaluations,
+                has_decisions=wanted.has_decisions,
             )
         )
     return groups
@@ -200,6 +213,8 @@ def read_evaluations(path: Path) -> pd.Series:
     except (OSError, ValueError, KeyError) as error:
         raise study.StudyError(f"{file} is damaged: {error}") from None
     args = run_args(path)
+    if args["eval_every"] == 0:
+        raise study.StudyError(f"{path} has no evaluations: its eval_every is 0")
     steps = [*range(0, args["total_timesteps"], args["eval_every"]), args["total_timesteps"]]
     for step in steps:
         if step not in curve.index:
@@ -291,12 +306,15 @@ def draw_panels(
 
 
 def draw_learning_curve(axes: Axes, group: SettingResults, style: dict) -> None:
-    """Interquartile mean and interval of the evaluations."""
+    """Interquartile mean of the evaluations, with its interval or, of few runs, with each run."""
     steps = group.evaluations.index
     scores = group.evaluations.to_numpy().T  # (runs, evaluations)
-    low, high = bootstrap_interval([scores])
     axes.plot(steps, iqm(scores), **style, lw=1.3, label=group.setting)
-    axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, lw=0)
+    if len(scores) >= LEAST_RUNS:
+        low, high = bootstrap_interval([scores])
+        axes.fill_between(steps, low, high, color=style["color"], alpha=0.2, lw=0)
+    else:
+        axes.plot(steps, scores.T, color=style["color"], alpha=0.4, lw=0.6)
     axes.set_ylabel("return without noise")
     if group.has_threshold:
         axes.axhline(group.threshold, color="0.5", lw=0.6, ls=(0, (1, 2)))
@@ -308,7 +326,7 @@ def draw_share_solved(axes: Axes, group: SettingResults, style: dict) -> None:
     steps = [*steps, group.total_steps]
     share = [*share, share[-1]]
     axes.step(steps, share, where="post", **style, label=group.setting)
-    axes.set(ylim=(-0.03, 1.03), ylabel=f"share of seeds at {group.threshold:g}")
+    axes.set(ylim=(-0.03, 1.03), ylabel=f"share of seeds that reached {group.threshold:g}")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -327,9 +345,9 @@ def digits(value: float) -> str:
 
 
 def iqm_with_interval(scores: np.ndarray) -> str:
-    """The interquartile mean of runs; with its interval, if there is more than one."""
-    if len(scores) == 1:
-        return digits(scores[0])
+    """The interquartile mean of runs; with its interval, if they are enough for one."""
+    if len(scores) < LEAST_RUNS:
+        return digits(iqm(scores))
     low, high = bootstrap_interval([scores])
     return f"{digits(iqm(scores))} [{digits(low)}, {digits(high)}]"
 
@@ -349,7 +367,7 @@ def solved_with_interval(solved: np.ndarray) -> str:
 
 
 def median_step(group: SettingResults) -> str:
-    """The step by which half of the runs are solved."""
+    """The median of the steps at which the runs are solved."""
     median = group.steps_to_solve().median()
     if math.isinf(median):
         return f"> {group.total_steps:,}"
@@ -387,8 +405,8 @@ def summary(groups: list[SettingResults]) -> pd.DataFrame:
 def all_environments_together(groups: list[SettingResults]) -> pd.DataFrame | None:
     """A row per setting, of all environments: 0 is the untrained policy, 1 the threshold.
 
-    Left out are settings that have not as many finished runs in every environment. None if there
-    are not two environments, or no such setting.
+    Of the seeds that are finished in every environment, so that each counts as much. None if there
+    are not two environments, or too few such seeds of every setting.
     """
     groups = [group for group in groups if group.has_threshold]
     env_ids = unique([group.env_id for group in groups])
@@ -397,24 +415,73 @@ def all_environments_together(groups: list[SettingResults]) -> pd.DataFrame | No
     rows = []
     for setting in unique([group.setting for group in groups]):
         same = [group for group in groups if group.setting == setting]
-        numbers_of_runs = {len(group.seeds) for group in same}
-        if len(same) == len(env_ids) and len(numbers_of_runs) == 1:  # each task counts as much
-            scores = [normalised_scores(group, groups) for group in same]
+        seeds = common_seeds(same)
+        if len(same) == len(env_ids) and len(seeds) >= LEAST_RUNS:
+            scores = [normalised_scores(group, groups, seeds) for group in same]
             low, high = bootstrap_interval(scores)
             runs = np.concatenate(scores)
             value = f"{iqm(runs):.2f} [{low:.2f}, {high:.2f}]"
-            row = {"setting": setting, "runs": str(len(runs))}
+            row = {"setting": setting, "seeds of each": str(len(seeds))}
             rows.append({**row, "normalised last evaluation: IQM": value})
     if not rows:
         return None
     return pd.DataFrame(rows)
 
 
-def normalised_scores(group: SettingResults, groups: list[SettingResults]) -> np.ndarray:
-    """Last evaluations, (runs,), from 0 for the untrained policies to 1 for the threshold."""
+def common_seeds(groups: list[SettingResults]) -> list[int]:
+    """The seeds that all groups have."""
+    return [seed for seed in groups[0].seeds if all(seed in group.seeds for group in groups)]
+
+
+def normalised_scores(
+    group: SettingResults, groups: list[SettingResults], seeds: list[int]
+) -> np.ndarray:
+    """Last evaluations, (seeds,), from 0 for the untrained policies to 1 for the threshold."""
     first = [x.evaluations.loc[0].mean() for x in groups if x.env_id == group.env_id]
     untrained = np.mean(first)
-    return (group.last - untrained) / (group.threshold - untrained)
+    last = group.evaluations.iloc[-1][seeds].to_numpy()
+    return (last - untrained) / (group.threshold - untrained)
+
+
+def in_pairs(groups: list[SettingResults]) -> pd.DataFrame | None:
+    """A row for every setting beside the study's first one, seed by seed, as text.
+
+    None if no environment has two settings with enough seeds in common, or if there are too many
+    settings for one of them to be what all others are compared with.
+    """
+    if len(unique([group.setting for group in groups])) > MOST_PAIRED:
+        return None
+    rows = []
+    for env_id in unique([group.env_id for group in groups]):
+        first, *others = [group for group in groups if group.env_id == env_id]
+        if first.setting != groups[0].setting:  # it is not finished here
+            continue
+        for other in others:
+            seeds = common_seeds([first, other])
+            if len(seeds) >= LEAST_RUNS:
+                rows.append(pair(first, other, seeds))
+    if not rows:
+        return None
+    return pd.DataFrame(rows).fillna("–")
+
+
+def pair(first: SettingResults, other: SettingResults, seeds: list[int]) -> dict[str, str]:
+    """One setting beside another, on the seeds that both have."""
+    row = {"environment": first.env_id, "settings": f"{other.setting} − {first.setting}"}
+    row["seeds"] = str(len(seeds))
+    if first.has_threshold:
+        solved_first = first.steps_to_solve().solved[np.isin(first.seeds, seeds)]
+        solved_other = other.steps_to_solve().solved[np.isin(other.seeds, seeds)]
+        row["solved by both"] = str((solved_first & solved_other).sum())
+        row["by one alone"] = (
+            f"{other.setting} {(solved_other & ~solved_first).sum()}, "
+            f"{first.setting} {(solved_first & ~solved_other).sum()}"
+        )
+    difference = (other.evaluations.iloc[-1] - first.evaluations.iloc[-1])[seeds].to_numpy()
+    low, high = bootstrap_interval([difference], np.mean)
+    interval = f"[{digits(low)}, {digits(high)}]"
+    row["difference of the last evaluations: mean"] = f"{digits(difference.mean())} {interval}"
+    return row
 
 
 def every_seed(groups: list[SettingResults]) -> pd.DataFrame:
@@ -427,7 +494,7 @@ def every_seed(groups: list[SettingResults]) -> pd.DataFrame:
             if group.has_threshold:
                 row["solved at step"] = "never"
                 if solving.solved[i]:
-                    row["solved at step"] = f"{solving.steps[i]:,}"
+                    row["solved at step"] = f"{solving.steps[i]:,.0f}"
             row["last evaluation"] = digits(group.last[i])
             row["mean of the last ten"] = digits(group.last_ten[i])
             row["commit"] = commit(group.paths[i])
@@ -437,6 +504,8 @@ def every_seed(groups: list[SettingResults]) -> pd.DataFrame:
 
 def commit(path: Path) -> str:
     """The version of the code that made a run, from the machine.json that the sweep writes."""
+    if not study.is_of_our_scripts(path):
+        return "another library"
     file = path / "machine.json"
     if not file.exists():
         return "not recorded"
@@ -539,7 +608,7 @@ def latex_text(text: str) -> str:
     return text.encode("ascii", "replace").decode()
 
 
-def latex_table(table: pd.DataFrame, caption: str, columns: str) -> str:
+def latex_table(table: pd.DataFrame, caption: str, label: str, columns: str) -> str:
     """A table as wide as the page (booktabs, graphicx). `columns`: their form, as LaTeX has it."""
     text = (
         table.map(latex_text)
@@ -549,6 +618,7 @@ def latex_table(table: pd.DataFrame, caption: str, columns: str) -> str:
             escape=False,
             column_format=columns,
             caption=latex_text(caption),
+            label=label,
             position="t",
         )
     )
@@ -567,16 +637,19 @@ have most start states in common, and intervals over seeds do not cover the choi
 settings are to be compared on the same seeds.
 """
 STATISTICS = """
-Curves are interquartile means (IQM) over the seeds, which of three seeds is their mean, with 95 %
-intervals by {resamples:,} percentile bootstrap resamples of the runs, stratified by environment
-where several are taken together (Agarwal et al. 2021). Of few runs they are too narrow: of {runs}
-runs they cover about {coverage} % in simulations with normal data. The interval of a share of seeds
-is Clopper and Pearson's.
+Curves are interquartile means (IQM) over the seeds; of three seeds or fewer that is the mean. The
+95 % intervals are by {resamples:,} percentile bootstrap resamples of the runs (Agarwal et al.
+2021), and given for {least} runs or more. They are too narrow: of {runs} runs they cover about
+{coverage} % in simulations with normal data. The interval of a share of seeds is Clopper and
+Pearson's.
+"""
+STRATIFIED = """
+Where environments are taken together, resamples are stratified by environment.
 """
 SOLVED = """
-A run counts as solved from its first evaluation on whose mean reaches {thresholds}; it may fall
-below it again, so how many are at it at the end is given, too. The steps to it are right-censored
-at the end of training; their median is Kaplan and Meier's.
+A run counts as solved if the mean of an evaluation reaches {thresholds}. It may fall below it
+again, so how many runs are there at the end is given, too. The median step is over all seeds; one
+that is never solved counts as later than all others.
 """
 RETURNS = """
 Returns are those of the last evaluation of every run and the mean of its last ten, never of the
@@ -591,12 +664,15 @@ def protocol(wanted: study.Study, groups: list[SettingResults]) -> str:
         EVALUATION.format(episodes=listed([x["eval_episodes"] for x in all_args(groups)])),
         STATISTICS.format(
             resamples=RESAMPLES,
+            least=LEAST_RUNS,
             runs=", ".join(map(str, COVERAGE)),
             coverage=", ".join(map(str, COVERAGE.values())),
         ),
     ]
+    if all_environments_together(groups) is not None:
+        parts.append(STRATIFIED)
     thresholds = [
-        f"{threshold:g} ({env_id})"
+        f"{threshold:,g} ({env_id})"
         for env_id, threshold in wanted.thresholds.items()
         if math.isfinite(threshold)
     ]
@@ -628,24 +704,26 @@ def counted(texts: list[str]) -> str:
 
 
 def what_was_trained(wanted: study.Study, groups: list[SettingResults]) -> str:
-    """The protocol's first sentence."""
-    lengths = []
-    for group in groups:
-        for path in group.paths:
-            args = run_args(path)
-            steps = f"{args['total_timesteps']:,} {group.what_steps_are} in {group.env_id}"
-            lengths.append(f"{steps}, evaluated every {args['eval_every']:,}")
+    """The protocol's first sentences."""
     programs = "of the programs that the settings name"
     if wanted.script is not None:
         programs = f"of {wanted.script}"
     args = all_args(groups)
     devices = listed([x.get("device", "cpu") for x in args])
     threads = listed([x.get("num_threads", 1) for x in args])
-    return (
-        f"All runs are {programs}, with the hyperparameters of the table, "
-        f"{listed([seed_range(group.seeds) for group in groups])}, "
-        f"{'; '.join(unique(lengths))}; CPU threads per run {threads}, device {devices}."
-    )
+    sentences = [f"All runs are {programs}, with the hyperparameters of the table."]
+    sentences += unique([length_and_seeds(group) for group in groups])
+    if any(group.what_steps_are == "decisions" for group in groups):
+        sentences.append("A decision is an action, which lasts for up to three environment steps.")
+    sentences.append(f"CPU threads per run: {threads}. Device: {devices}.")
+    return " ".join(sentences)
+
+
+def length_and_seeds(group: SettingResults) -> str:
+    """How long the runs of a setting are in an environment, and their seeds."""
+    every = listed([f"{run_args(path)['eval_every']:,}" for path in group.paths])
+    length = f"{group.total_steps:,} {group.what_steps_are}"
+    return f"{group.env_id}: {length}, evaluated every {every}, {seed_range(group.seeds)}."
 
 
 def left_out(wanted: study.Study, groups: list[SettingResults]) -> str:
@@ -687,6 +765,9 @@ TOGETHER = (
     "All environments together (0: the untrained policy, 1: the threshold; the IQM leaves out a "
     "quarter at each end):"
 )
+IN_PAIRS = (
+    "Seed by seed (an interval that contains 0 leaves open which of the two settings is better):"
+)
 SHORT_NAMES = {
     "last evaluation: IQM": "last (IQM)",
     "mean of the last ten: IQM": "last ten (IQM)",
@@ -718,8 +799,12 @@ def report_texts(wanted: study.Study, groups: list[SettingResults], folder: Path
     caption = f"Hyperparameters of {what}"
     return {
         "report.md": report_page(wanted, groups, folder),
-        "results.tex": latex_table(result_table, wanted.question, result_form),
-        "hyperparameters.tex": latex_table(settings, caption, settings_form),
+        "results.tex": latex_table(
+            result_table, wanted.question, f"tab:{wanted.name}-results", result_form
+        ),
+        "hyperparameters.tex": latex_table(
+            settings, caption, f"tab:{wanted.name}-hyperparameters", settings_form
+        ),
         "protocol.tex": latex_text(protocol(wanted, groups)) + "\n",
     }
 
@@ -735,6 +820,9 @@ def report_page(wanted: study.Study, groups: list[SettingResults], folder: Path)
     parts += [markdown(summary(groups)), "![learning curves](learning-curves-two-column.png)"]
     if any(group.has_threshold for group in groups):
         parts.append("![share of the seeds that are solved](steps-to-solve-two-column.png)")
+    pairs = in_pairs(groups)
+    if pairs is not None:
+        parts += [IN_PAIRS, markdown(pairs)]
     together = all_environments_together(groups)
     if together is not None:
         parts += [TOGETHER, markdown(together)]
@@ -776,22 +864,25 @@ def where_programs_come_from(groups: list[SettingResults]) -> str:
 
 # ----------------------------------------------------------------------------- the page of results
 INTRODUCTION = """
-Every finished run of the scripts in this repository, in tables and pictures, which
-`python benchmark/report.py --all` makes from the CSVs in [`results/`](results). How fast the
-scripts are stands in [SPEED.md](SPEED.md), how their defaults were found in [TRIALS.md](TRIALS.md).
+Every finished run of the studies, in tables and pictures, which `python benchmark/report.py --all`
+makes from the CSVs in [`results/`](results). How fast the scripts are stands in
+[SPEED.md](SPEED.md), how their defaults were found in [TRIALS.md](TRIALS.md).
 """
 COUNTING = """
-A run is *solved* at its first noise-free evaluation whose mean reaches the task's threshold; in
-brackets stands the {confidence} % interval of the share of seeds that are solved. The *median step*
-is the one by which half of the seeds are solved. Returns are those of the last evaluation of every
-run and the mean of its last ten, whatever came before: never of the best. *IQM* is the
-interquartile mean over the seeds. Its {confidence} % bootstrap interval is too narrow for so few
-seeds: of five it covers about {coverage} %. All evaluations of a run have the same start states,
-and neighbouring seeds have most of theirs in common. So the intervals do not cover the choice of
-start states: compare settings on the same seeds, as the tables do.
+A run is *solved* if an evaluation's mean reaches the task's threshold, at least once; in brackets
+stands the {confidence} % interval of the share of seeds that are solved. The *median step* is over
+all seeds: one that is never solved counts as later than all others. Returns are those of the last
+evaluation of every run and the mean of its last ten, whatever came before: never of the best. The
+last ten of a short run reach back into its learning, so that this column compares settings, and not
+tasks. *IQM* is the interquartile mean over the seeds. Its {confidence} % bootstrap interval stands
+where there are {least} seeds or more, and is too narrow for so few: of {least} it covers about
+{coverage} %. All evaluations of a run have the same start states, and neighbouring seeds have most
+of theirs in common. So the intervals do not cover the choice of start states: settings are compared
+seed by seed.
 
-Every run's report names the *commit* that made it. Where none is recorded, commit `d870d46` makes
-the same numbers again: later ones begin every episode with a seed of its own, which changes all.
+Every study's report names the *commit* that made each run. Where none is recorded, the run is of
+`dqn.py` as of commit `d870d46`; later versions make other numbers, since every episode begins with
+a seed of its own.
 
 {thresholds}
 
@@ -800,8 +891,8 @@ The commands "at a glance" leave out the task and the flags of length (`--total-
 """
 BESIDE = """
 Here: mean and standard deviation, over the seeds, of the last evaluation. RL Zoo's standard
-deviation is over the episodes of one agent; it compares with the spread within an evaluation,
-which is in `evaluations.csv`.
+deviation is over the episodes of one agent; it compares with the spread within an evaluation, which
+is in `evaluations.csv`. Protocols and versions of the tasks differ, as the last column says.
 """
 
 Groups = dict[str, list[SettingResults]]  # of each study that has results of its own, by its name
@@ -813,15 +904,21 @@ def results_page(studies: list[study.Study], groups: Groups) -> str:
     reported = [wanted for wanted in studies if wanted.name in groups]
     first = reported[0].name
     parts.append(f"![learning curves of the study {first}]({picture(first, 'learning-curves')})")
-    what = "interquartile mean over the seeds, and its 95 % interval"
+    what = (
+        "interquartile mean over the seeds, and its 95 % interval (of fewer than five, each seed)"
+    )
     parts.append(f"*The study {first}, noise-free: {what}.*")
     parts += ["## At a glance", at_a_glance(studies, groups)]
     counting = COUNTING.format(
         confidence=f"{100 * CONFIDENCE:.0f}",
-        coverage=COVERAGE[5],
+        least=LEAST_RUNS,
+        coverage=COVERAGE[LEAST_RUNS],
         thresholds=all_thresholds(reported),
     )
-    parts += ["## How results are counted", counting.strip()]
+    paragraphs = [
+        textwrap.fill(part, 100, break_on_hyphens=False) for part in counting.strip().split("\n\n")
+    ]
+    parts += ["## How results are counted", *paragraphs]
     for wanted in reported:
         parts += section(wanted, groups[wanted.name], is_first=wanted.name == first)
     parts += ["## Beside published numbers", BESIDE.strip(), beside_published(groups)]
@@ -837,7 +934,7 @@ def all_thresholds(studies: list[study.Study]) -> str:
             if np.isfinite(threshold):
                 found[env_id] = f"{threshold:,g}".replace("-", "−")
     named = [f"{threshold} on {env_id}" for env_id, threshold in found.items()]
-    return textwrap.fill(f"Thresholds: {', '.join(named)}.", width=100)
+    return f"Thresholds: {', '.join(named)}."
 
 
 def picture(name: str, kind: str) -> str:
@@ -855,7 +952,7 @@ def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
                 row = {"environment": group.env_id}
                 row["command"] = f"`{command_of(wanted, group)}`"
                 row["seeds solved"] = f"{solved.sum()} of {len(solved)}"
-                row["median step"] = f"{median_step(group)} of {group.total_steps:,}"
+                row["median step"] = f"{median_step(group)} of {group.length}"
                 row["last evaluation: mean ± std"] = mean_and_std(group.last)
                 rows.append(row)
     return markdown(pd.DataFrame(rows))
@@ -876,6 +973,9 @@ def section(wanted: study.Study, groups: list[SettingResults], is_first: bool) -
         kind, text = "steps-to-solve", "share of the seeds that are solved"
     parts = [f"## {wanted.question}", wanted.answer, markdown(summary(groups))]
     parts.append(f"![{text}]({picture(wanted.name, kind)})")
+    pairs = in_pairs(groups)
+    if pairs is not None:
+        parts += [IN_PAIRS, markdown(pairs)]
     together = all_environments_together(groups)
     if together is not None and len(together) > 1:
         parts += [TOGETHER, markdown(together)]
@@ -893,7 +993,7 @@ def beside_published(groups: Groups) -> str:
         here = "not run yet"
         for group in groups.get(row["study"], []):
             if (group.env_id, group.setting) == (row["environment"], row["setting"]):
-                steps = f"{group.total_steps:,} steps"
+                steps = f"{group.length} steps"
                 here = f"{mean_and_std(group.last)}, {steps}, {seed_range(group.seeds)}"
         source = f"{row['protocol']} ([{row['source']}]({row['address']}))"
         rows.append(
@@ -918,7 +1018,7 @@ def not_finished(studies: list[study.Study], groups: Groups) -> str:
         if wanted.answer:
             known = " ".join(wanted.answer.split())
         if wanted.name in groups:
-            known = "see above"
+            known = f"[above](#{anchor(wanted.question)})"
         command = f"`python benchmark/sweep.py {wanted.name}`"
         if wanted.script is None:
             command = f"[by hand](results/{wanted.name}/README.md)"
@@ -927,6 +1027,12 @@ def not_finished(studies: list[study.Study], groups: Groups) -> str:
     if not rows:
         return "Every study is finished."
     return markdown(pd.DataFrame(rows))
+
+
+def anchor(heading: str) -> str:
+    """GitHub's anchor of a heading."""
+    words = re.sub(r"[^\w\s-]", "", heading.lower())
+    return re.sub(r"\s", "-", words)
 
 
 def write_all() -> None:

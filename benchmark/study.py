@@ -20,6 +20,8 @@ What may be left out: `solved`, an environment's `seeds`, and these keys of the 
     answer          what the runs have shown, in a few sentences; links start from benchmark/
     at-a-glance     the environments that the short table of benchmark/RESULTS.md shows
     keras-backend   of ddpg_keras.py (tensorflow)
+    decisions       true if an environment makes a step of several: the report then calls it a
+                    decision, as with ddpg_pixels.py
 
 Runs on a GPU need the flag `device`. A study of other libraries has `peers = true` instead of
 `script`: its runs are trained by hand and only reported. A setting of it that names a `script`
@@ -64,6 +66,7 @@ OPTIONAL_KEYS = {
     "answer": str,
     "at-a-glance": list,
     "keras-backend": str,
+    "decisions": bool,
 }
 
 
@@ -375,6 +378,7 @@ class Study:
     script: str | None  # None: the study is of other libraries
     at_a_glance: list[str]
     thresholds: dict[str, float]  # of each environment, NaN without one
+    has_decisions: bool  # an environment makes a step of several
     runs: list[Run | PeerRun]
 
 
@@ -407,6 +411,7 @@ def load(name: str, results: Path = RESULTS) -> Study:
             script=content.get("script"),
             at_a_glance=content.get("at-a-glance", []),
             thresholds=read_thresholds(content["environments"]),
+            has_decisions=content.get("decisions", False),
             runs=read_runs(content, results.resolve() / file.stem),
         )
     except StudyError as error:

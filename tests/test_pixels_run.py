@@ -469,17 +469,26 @@ def test_the_picture_shows_stored_observations_and_their_influence(run, monkeypa
     images = [axes.images[0].get_array() for axes in figure.axes]
     assert len(images) == 4 * 4
     stored = {observation.tobytes() for observation in training.replay.observations}
+    shown = set()
     for row in range(4):
         observation = np.concatenate(images[4 * row : 4 * row + 3], axis=2)
         assert observation.tobytes() in stored
+        shown.add(observation.tobytes())
         assert images[4 * row + 3].shape == (15, 15)
         assert images[4 * row + 3].max() > 0
+    assert len(shown) == 4, "the same observation twice"
 
 
-def test_no_plot_is_drawn_of_an_empty_buffer(folder):
+def test_no_plot_is_drawn_before_there_is_a_minibatch_to_normalise_by(folder):
     args = ddpg_pixels.Args(env_id="pixel_environments:Clock-v0", frame_size=15)
-    ddpg_pixels.plot_what_it_sees(folder, new_training(ddpg_pixels, args))
-    assert list(folder.iterdir()) == []
+    training = new_training(ddpg_pixels, args)
+    pictures = np.random.default_rng(0).integers(256, size=(33, 15, 15, 9), dtype=np.uint8)
+    for i in range(32):
+        ddpg_pixels.plot_what_it_sees(folder, training)
+        assert list(folder.iterdir()) == []
+        training.replay.add(pictures[i], np.zeros(1), 0.0, False, pictures[i + 1])
+    ddpg_pixels.plot_what_it_sees(folder, training)
+    assert [file.name for file in folder.iterdir()] == ["what_it_sees.png"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is a display")
@@ -521,6 +530,16 @@ def test_render_shows_it_in_a_window(run, command, monkeypatch):
     assert shown == 3 * [(20, 20, 3)]  # 7 steps, three at a time
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="x11 is a driver of Linux")
+def test_a_window_that_cannot_be_opened_is_one_line(run, command, monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":97")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
+    flags = ("--evaluate", run / "best.pt", "--eval-episodes", 1, "--render")
+    status, _, err = command(*flags)
+    assert status == 2
+    assert "opening a window failed" in err.splitlines()[-1]
+
+
 # ---------------------------------------------------------------------------------------- bad input
 def test_discrete_actions_are_refused_and_the_line_names_the_script_for_them(command, folder):
     refused(command("--env-id", "CartPole-v1"), "CartPole-v1", "Discrete", "dqn.py")
@@ -546,7 +565,7 @@ def test_ddpg_continuous_names_this_script_for_images():
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("Unseen", ("no render mode rgb_array", "needed to see")),
+        ("Unseen", ("no render mode rgb_array", "needed where observations are not images")),
         ("Nothing", ("render() gives", "uint8 (height, width, 3)")),
         ("Floats", ("render() gives an array of float64", "uint8 (height, width, 3)")),
         ("Grey", ("shape (20, 20)", "uint8 (height, width, 3)")),
@@ -554,6 +573,11 @@ def test_ddpg_continuous_names_this_script_for_images():
 )
 def test_what_cannot_be_seen_is_refused_in_one_line(name, parts, command, folder):
     refused(command("--env-id", f"pixel_environments:{name}-v0", *SMALL), *parts)
+
+
+def test_rewards_that_are_too_large_together_are_refused(command):
+    result = command("--env-id", "pixel_environments:Huge-v0", *SMALL, "--eval-every", 0)
+    refused(result, "the sum of an action's rewards is not finite")
 
 
 def test_an_environment_that_fails_to_render_is_named_and_its_own_traceback_shown(command):
@@ -585,7 +609,7 @@ def test_a_value_out_of_range_is_refused_and_the_line_names_the_flag(flags, comm
 
 def test_evaluate_refuses_an_environment_of_other_actions(run, command):
     result = command("--evaluate", run / "best.pt", "--env-id", "LunarLanderContinuous-v3")
-    refused(result, "best.pt", "cannot play", "LunarLanderContinuous-v3", "[9, 1]", "[9, 2]")
+    refused(result, "best.pt", "cannot play", "LunarLanderContinuous-v3", "was 1, and is 2")
 
 
 def test_args_that_do_not_fit_the_observations_are_refused(run, command):

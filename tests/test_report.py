@@ -111,31 +111,32 @@ def test_the_bootstrap_covers_the_mean_as_often_as_the_protocol_says(runs):
 
 
 def test_steps_to_solve_by_hand():
-    """Solved at 5, lost at 10, solved at 15, lost at 20: shares 1/4, then 1 − 3/4 · 1/2 = 5/8."""
-    solved = np.array([False, True, True, False])
-    solving = report.StepsToSolve(np.array([20, 5, 15, 10]), solved)
+    solving = report.StepsToSolve(np.array([math.inf, 5, 15, 5, math.inf]))
     steps, share = solving.share()
-    at = {step: share[steps <= step][-1] for step in [0, 4, 5, 14, 15, 20]}
-    assert at == pytest.approx({0: 0, 4: 0, 5: 0.25, 14: 0.25, 15: 0.625, 20: 0.625})
+    assert steps.tolist() == [0, 5, 15]
+    assert share.tolist() == [0, 0.4, 0.6]
+    assert solving.solved.tolist() == [False, True, True, True, False]
     assert solving.median() == 15
 
 
 @pytest.mark.parametrize(
-    ("steps", "solved", "median"),
+    ("steps", "median"),
     [
-        ([5, 9, 9], [True, False, False], math.inf),
-        ([5, 9], [True, False], 5),
-        ([5, 7, 9], [True, True, True], 7),
+        ([5, 7, 9], 7),
+        ([5, 9], 7),
+        ([5, math.inf], math.inf),  # one of the two in the middle is never solved
+        ([5, 7, 9, math.inf], 8),
+        ([math.inf, math.inf], math.inf),
     ],
 )
-def test_the_median_is_the_step_by_which_half_are_solved(steps, solved, median):
-    assert report.StepsToSolve(np.array(steps), np.array(solved)).median() == median
+def test_the_median_counts_a_seed_that_is_never_solved_as_later_than_all_others(steps, median):
+    assert report.StepsToSolve(np.array(steps)).median() == median
 
 
-def test_where_no_run_is_solved_the_share_is_zero_to_the_end():
-    steps, share = report.StepsToSolve(np.array([9, 9]), np.array([False, False])).share()
-    assert steps.tolist() == [0, 9]
-    assert share.tolist() == [0, 0]
+def test_where_no_run_is_solved_the_share_is_zero():
+    steps, share = report.StepsToSolve(np.array([math.inf, math.inf])).share()
+    assert steps.tolist() == [0]
+    assert share.tolist() == [0]
 
 
 # ------------------------------------------------------------------------------- what a run leaves
@@ -230,12 +231,12 @@ def test_the_tables_of_a_report_by_hand(results, main_without_figures, tmp_path)
     status, out, _ = main_without_figures(tmp_path / "better.toml")
     assert status == 0
     one, two = cells(out)[2:]
-    assert one[:5] == ["Pendulum-v1", "one", "4", "3 of 4 [19, 99 %]", "4,000"]
+    assert one[:5] == ["Pendulum-v1", "one", "4", "3 of 4 [19, 99 %]", "6,500"]
     assert one[5] == "3 of 4"
-    assert one[6].startswith("−155.0 [")  # −160 and −150; −200 and −140 are the outer quarters
+    assert one[6] == "−155.0"  # −160 and −150; −200 and −140 are the outer quarters
     # The last ten are steps 3,000 to 12,000: nine of −1000 and the last one; −170 once for seeds 1
     # and 2. So −916, −832, −831, −920, and without the outer quarters (−916 − 832) / 2.
-    assert one[7].startswith("−874.0 [")
+    assert one[7] == "−874.0"
     assert one[8] == "−162.5 ± 26.3"
     assert two[2:6] == ["2", "0 of 2 [0, 84 %]", "> 12,000", "0 of 2"]
     assert two[8] == "−500.0 ± 0.0"
@@ -259,23 +260,57 @@ def test_the_best_evaluation_changes_nothing_but_when_a_run_is_solved(
     log.to_csv(file, index=False)
     after = cells(main_without_figures(tmp_path / "better.toml")[1])
     assert after[2] == before[2]
-    assert after[3][3:6] == ["1 of 2 [1, 99 %]", "1,000", "0 of 2"]
+    assert after[3][3:6] == ["1 of 2 [1, 99 %]", "> 12,000", "0 of 2"]
     assert after[3][6:] == before[3][6:]
 
 
-def setting_results(env_id, setting="x", last=(0.0,), threshold=0.0):
+def setting_results(env_id, setting="x", last=(0.0,), threshold=0.0, first_seed=0):
     """Runs that begin at −100."""
-    evaluations = pd.DataFrame([[-100.0] * len(last), list(last)], index=[0, 10])
-    seeds = list(range(len(last)))
+    seeds = list(range(first_seed, first_seed + len(last)))
+    evaluations = pd.DataFrame([[-100.0] * len(last), list(last)], index=[0, 10], columns=seeds)
     return report.SettingResults(env_id, setting, threshold, seeds, [], evaluations)
 
 
+def test_an_interval_needs_five_runs():
+    assert report.iqm_with_interval(np.array([1.0, 1.0, 4.0, 4.0])) == "2.5"
+    assert report.iqm_with_interval(np.full(5, 3.0)) == "3.0 [3.0, 3.0]"
+
+
 def test_all_environments_together_count_from_the_untrained_policy_to_the_threshold():
-    half = setting_results("A", last=(0.0, 0.0), threshold=100.0)
-    nothing = setting_results("B", last=(-100.0, -100.0), threshold=0.0)
+    half = setting_results("A", last=[0.0] * 5, threshold=100.0)
+    # Of seeds that A has: 1 to 5, of which 5 is left out
+    nothing = setting_results("B", last=[-100.0] * 4 + [900.0], first_seed=1)
+    assert report.all_environments_together([half, nothing]) is None  # four in common
+    nothing = setting_results("B", last=[-100.0] * 5 + [900.0])
     table = report.all_environments_together([half, nothing])
-    assert table.to_numpy().tolist() == [["x", "4", "0.25 [0.25, 0.25]"]]  # 0.5, 0.5, 0, 0
+    assert table.to_numpy().tolist() == [["x", "5", "0.25 [0.25, 0.25]"]]  # five of 0.5, five of 0
     assert report.all_environments_together([half]) is None
+
+
+def test_settings_are_compared_seed_by_seed():
+    """Seeds 1 to 5 are common: each is better by 10, two are at 0 with both, one with the first."""
+    first = setting_results("A", "one", last=[700.0, -20.0, -30.0, 0.0, 5.0, 10.0])
+    other = setting_results("A", "two", last=[-10.0, -20.0, 10.0, 15.0, 20.0, 700.0], first_seed=1)
+    row = report.in_pairs([first, other]).iloc[0].to_list()
+    assert row == ["A", "two − one", "5", "3", "two 0, one 0", "10.0 [10.0, 10.0]"]
+    worse = setting_results("A", "two", last=[700.0, -20.0, -30.0, -5.0, 6.0, 5.0])
+    row = report.in_pairs([first, worse]).iloc[0].to_list()
+    assert row[2:5] == ["6", "3", "two 0, one 1"]
+    assert row[5].startswith("−1.5 [")  # 0, 0, 0, −5, 1, −5: their sum is −9
+
+
+def test_few_seeds_or_many_settings_are_not_compared():
+    few = [setting_results("A", setting, last=[0.0] * 4) for setting in "ab"]
+    assert report.in_pairs(few) is None
+    many = [setting_results("A", setting, last=[0.0] * 5) for setting in "abcdef"]
+    assert report.in_pairs(many) is None
+    assert len(report.in_pairs(many[:5])) == 4
+
+
+def test_a_setting_is_not_compared_where_the_first_one_is_missing():
+    a = [setting_results("A", setting, last=[0.0] * 5) for setting in "ab"]
+    b = [setting_results("B", setting, last=[0.0] * 5) for setting in "bc"]
+    assert report.in_pairs([*a, *b])["environment"].to_list() == ["A"]
 
 
 def test_a_panel_shows_at_most_four_settings_of_one_environment():
@@ -307,8 +342,8 @@ def test_the_protocol_says_seeds_steps_versions_hardware_and_what_is_missing(
     main_without_figures(tmp_path / "better.toml")
     text = " ".join((results / "better" / "protocol.tex").read_text().split())
     for part in [
-        "seeds 0 to 3 or seeds 0, 1",
-        "12,000 environment steps in Pendulum-v1",
+        "Pendulum-v1: 12,000 environment steps, evaluated every 1,000, seeds 0 to 3.",
+        "Pendulum-v1: 12,000 environment steps, evaluated every 1,000, seeds 0, 1.",
         "plays 20 episodes",
         "not finished: Pendulum-v1 two, seeds 2, 3.",
         "Software: python 3.",
@@ -330,6 +365,15 @@ def test_where_actions_are_repeated_a_step_is_a_decision(args, expected, monkeyp
     monkeypatch.setattr(report, "run_args", lambda path: args)
     group = setting_results("Pendulum-v1", "default")
     assert dataclasses.replace(group, paths=[Path("run")]).what_steps_are == expected
+
+
+def test_a_study_may_say_that_a_step_is_a_decision(results, main_without_figures, tmp_path):
+    text = STUDY.replace("seeds = [0, 1, 2, 3]", "seeds = [0, 1, 2, 3]\ndecisions = true")
+    (tmp_path / "better.toml").write_text(text)
+    main_without_figures(tmp_path / "better.toml")
+    protocol = " ".join((results / "better" / "protocol.tex").read_text().split())
+    assert "Pendulum-v1: 12,000 decisions, evaluated" in protocol
+    assert "A decision is an action" in protocol
 
 
 def test_every_number_says_which_commit_made_it(results, main_without_figures, tmp_path):
@@ -364,6 +408,17 @@ def test_one_run_has_neither_interval_nor_deviation(results, main_without_figure
     study.finished_runs.cache_clear()
     out = main_without_figures(tmp_path / "better.toml")[1]
     assert cells(out)[2][6:] == ["−160.0", "−916.0", "−160.0"]
+
+
+def test_a_run_without_evaluations_is_one_line(results, main, tmp_path):
+    text = STUDY.replace("eval-every = 1_000", "eval-every = 0")
+    (tmp_path / "better.toml").write_text(text)
+    for file in results.glob("better/*/one/seed-*/args.json"):
+        content = json.loads(file.read_text())
+        content["args"]["eval_every"] = 0
+        file.write_text(json.dumps(content))
+    study.finished_runs.cache_clear()
+    refused(main(tmp_path / "better.toml"), "eval_every is 0")
 
 
 # ----------------------------------------------------------------------------------------- figures
@@ -443,9 +498,9 @@ def test_a_study_of_other_libraries_has_the_same_tables_and_figures(peers, main,
     status, out, err = main(peers)
     assert status == 0, err
     sb3, cleanrl, here = cells(out)[2:]
-    assert sb3[1:6] == ["sb3-td3", "2", "1 of 2 [1, 99 %]", "12,000", "1 of 2"]
+    assert sb3[1:6] == ["sb3-td3", "2", "1 of 2 [1, 99 %]", "> 12,000", "1 of 2"]
     assert cleanrl[1:3] == ["cleanrl", "1"]
-    assert here[1:5] == ["here", "2", "2 of 2 [16, 100 %]", "1,000"]  # seeds 0, 1 of setting one
+    assert here[1:5] == ["here", "2", "2 of 2 [16, 100 %]", "2,500"]  # seeds 0, 1 of setting one
     folder = results / "peers"
     assert len(list(folder.glob("*.png"))) == 4
     text = (folder / "report.md").read_text()
@@ -453,7 +508,7 @@ def test_a_study_of_other_libraries_has_the_same_tables_and_figures(peers, main,
     assert "noise_type normal, noise_std 0.1 (sb3-td3, cleanrl)" in text
     assert "| paper |" not in text
     protocol = " ".join(text.partition("## Protocol")[2].split())
-    assert protocol.startswith("All runs are of the programs that the settings name, ")
+    assert protocol.startswith("All runs are of the programs that the settings name, with ")
     assert "not finished: Pendulum-v1 cleanrl, seed 1." in protocol
 
 

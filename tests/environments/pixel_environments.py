@@ -122,6 +122,14 @@ class Strange(Clock):
         return self.picture
 
 
+class Huge(Clock):
+    """Three of its rewards together are more than float32 holds."""
+
+    def step(self, action):
+        observation, _, *others = super().step(action)
+        return observation, 3e38, *others
+
+
 class Unseen(Clock):
     """Cannot be rendered."""
 
@@ -133,6 +141,7 @@ gym.register("ColumnImage-v0", ColumnImage)
 gym.register("Clock-v0", Clock)
 gym.register("Trace-v0", Trace)
 gym.register("Middle-v0", Middle)
+gym.register("Huge-v0", Huge)
 gym.register("Unseen-v0", Unseen)
 gym.register("Nothing-v0", Strange, kwargs={"picture": None})
 gym.register("Floats-v0", Strange, kwargs={"picture": np.zeros((20, 20, 3))})
