@@ -277,22 +277,23 @@ def test_an_interval_needs_five_runs():
 
 
 def test_all_environments_together_count_from_the_untrained_policy_to_the_threshold():
-    half = setting_results("A", last=[0.0] * 5, threshold=100.0)
-    # Of seeds that A has: 1 to 5, of which 5 is left out
-    nothing = setting_results("B", last=[-100.0] * 4 + [900.0], first_seed=1)
+    half = setting_results("A", last=[0.0] * 5, threshold=100.0, first_seed=1)
+    nothing = setting_results("B", last=[900.0] + [-100.0] * 4)
     assert report.all_environments_together([half, nothing]) is None  # four in common
-    nothing = setting_results("B", last=[-100.0] * 5 + [900.0])
+    nothing = setting_results("B", last=[900.0] + [-100.0] * 5)  # seed 0 is left out
     table = report.all_environments_together([half, nothing])
     assert table.to_numpy().tolist() == [["x", "5", "0.25 [0.25, 0.25]"]]  # five of 0.5, five of 0
     assert report.all_environments_together([half]) is None
 
 
 def test_settings_are_compared_seed_by_seed():
-    """Seeds 1 to 5 are common: each is better by 10, two are at 0 with both, one with the first."""
+    """Seeds 1 to 5 are common. Each is better by 10; three reach 0 with both."""
     first = setting_results("A", "one", last=[700.0, -20.0, -30.0, 0.0, 5.0, 10.0])
     other = setting_results("A", "two", last=[-10.0, -20.0, 10.0, 15.0, 20.0, 700.0], first_seed=1)
     row = report.in_pairs([first, other]).iloc[0].to_list()
     assert row == ["A", "two − one", "5", "3", "two 0, one 0", "10.0 [10.0, 10.0]"]
+    row = report.in_pairs([other, first]).iloc[0].to_list()
+    assert row == ["A", "one − two", "5", "3", "one 0, two 0", "−10.0 [−10.0, −10.0]"]
     worse = setting_results("A", "two", last=[700.0, -20.0, -30.0, -5.0, 6.0, 5.0])
     row = report.in_pairs([first, worse]).iloc[0].to_list()
     assert row[2:5] == ["6", "3", "two 0, one 1"]
