@@ -86,7 +86,7 @@ def test_a_run_leaves_the_same_files_as_the_other_scripts_but_for_the_format_of_
     assert names == {*LOGS, *others, *weights}
     versions = json.loads((short[0] / "args.json").read_text())["versions"]
     libraries = {"gymnasium", "numpy", "keras", keras.config.backend()}
-    assert set(versions) == {"python", "box2d", "mujoco", *libraries}
+    assert set(versions) == {"python", "box2d", "mujoco", "pygame-ce", *libraries}
 
 
 def test_every_hundred_steps_the_metrics_of_an_update_are_logged(short, script):
