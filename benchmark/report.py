@@ -934,7 +934,8 @@ def all_thresholds(studies: list[study.Study]) -> str:
             if np.isfinite(threshold):
                 found[env_id] = f"{threshold:,g}".replace("-", "−")
     named = [f"{threshold} on {env_id}" for env_id, threshold in found.items()]
-    return f"Thresholds: {', '.join(named)}."
+    whose = "They are gymnasium's `reward_threshold`; Pendulum has none, and −170 is ours."
+    return f"Thresholds: {', '.join(named)}. {whose}"
 
 
 def picture(name: str, kind: str) -> str:
