@@ -283,21 +283,28 @@ def split_into_panels(groups: list[SettingResults]) -> list[list[SettingResults]
 def draw_panels(
     panels: list[list[SettingResults]], width: Width, styles: dict[str, dict], draw_line: Callable
 ) -> Figure:
-    """Draws a panel for each list of settings, and one legend for all."""
-    columns = min(width.panels, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    one_environment = len({group.env_id for panel in panels for group in panel}) == 1
+    """Draws a panel for each list of settings, and one legend for all.
+
+    Where an environment has several panels, each has colours and a legend of its own.
+    """
+    rows = math.ceil(len(panels) / width.panels)
+    columns = math.ceil(len(panels) / rows)
+    num_environments = len({group.env_id for panel in panels for group in panel})
+    is_split = len(panels) > num_environments
     figure = Figure(figsize=(width.inches, 2.3 * rows + 0.2), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=one_environment)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=num_environments == 1)
     for axes in grid.flat[len(panels) :]:  # the last row may have room left
         axes.remove()
     for axes, panel in zip(figure.axes, panels, strict=True):
+        own_styles = line_styles(panel) if is_split else styles
         for group in panel:
-            draw_line(axes, group, styles[group.setting])
+            draw_line(axes, group, own_styles[group.setting])
         axes.set(title=panel[0].env_id, xlabel=panel[0].what_steps_are)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.locator_params(axis="x", nbins=5)
-    if len(styles) > 1:
+        if is_split:
+            axes.legend(frameon=False)
+    if len(styles) > 1 and not is_split:
         lines = {line.get_label(): line for axes in figure.axes for line in axes.lines}
         handles = [lines[setting] for setting in styles if setting in lines]
         place = {"loc": "outside lower center", "frameon": False}

@@ -459,11 +459,43 @@ def test_every_setting_has_a_colour_of_its_own_that_the_png_shows(results, main,
 
 
 def test_a_row_of_panels_that_is_not_full_has_no_empty_ones():
-    panels = [[setting_results(env_id, last=(0.0, 1.0))] for env_id in "ABCD"]
+    figure = draw([[setting_results(env_id, last=(0.0, 1.0))] for env_id in "ABCDE"])
+    assert [axes.get_title() for axes in figure.axes] == ["A", "B", "C", "D", "E"]
+
+
+def test_four_panels_stand_in_a_square():
+    figure = draw([[setting_results(env_id, last=(0.0, 1.0))] for env_id in "ABCD"])
+    assert figure.axes[0].get_gridspec().get_geometry() == (2, 2)
+
+
+def draw(panels):
     styles = report.line_styles([group for panel in panels for group in panel])
     width = report.WIDTHS["two-column"]
-    figure = report.draw_panels(panels, width, styles, report.draw_learning_curve)
-    assert [axes.get_title() for axes in figure.axes] == ["A", "B", "C", "D"]
+    return report.draw_panels(panels, width, styles, report.draw_learning_curve)
+
+
+def legend_texts(legend):
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_settings_have_one_legend_but_one_in_each_panel_where_an_environment_has_several():
+    groups = [setting_results("A", setting, last=(0.0, 1.0)) for setting in "abcde"]
+    figure = draw(report.split_into_panels(groups[:4]))
+    assert legend_texts(figure.legends[0]) == ["a", "b", "c", "d"]
+    figure = draw(report.split_into_panels(groups))
+    assert figure.legends == []
+    legends = [axes.get_legend() for axes in figure.axes]
+    assert [legend_texts(legend) for legend in legends] == [["a", "b", "c"], ["d", "e"]]
+    first_colors = [axes.lines[0].get_color() for axes in figure.axes]
+    assert len(set(first_colors)) == 1
+
+
+@pytest.mark.parametrize("runs", [4, 5])
+def test_of_few_seeds_each_is_drawn_of_others_an_interval(runs):
+    (axes,) = draw([[setting_results("A", last=[0.0] * runs)]]).axes
+    of_runs = 4 if runs == 4 else 0
+    assert len(axes.lines) == 1 + of_runs + 1  # the mean, the runs, the threshold
+    assert len(axes.collections) == (runs == 5)
 
 
 # ------------------------------------------------------------------------------------------- LaTeX
