@@ -290,3 +290,15 @@ def pretend(trial, **values):
 def heed_sigint():
     """What a process begins with that Ctrl-C is to reach: a shell may have switched it off."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+# ------------------------------------------------------------------------------------------ numbers
+def gradient(network):
+    """All of a torch network's gradient, as one vector on the CPU."""
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).cpu()
+
+
+def assert_close(one, other, tolerance=1e-5):
+    """The difference's norm is small beside the norm itself."""
+    one, other = one.cpu().double(), other.cpu().double()
+    assert torch.linalg.norm(one - other) <= tolerance * torch.linalg.norm(other)

@@ -5,19 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import POINT, assert_same_run, leaves, load, run_until_killed
+from helpers import assert_close, gradient, leaves
 
 import ddpg_continuous as script
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("folder")]
+pytestmark = pytest.mark.gpu
 every_norm = pytest.mark.parametrize("norm", ["batch", "layer", "none"])
 
 OBSERVATION_SIZE, ACTION_SIZE = 8, 2
-# 500 steps with evaluations and checkpoints
-SHORT = (
-    *(*POINT, "--device", "cuda", "--learning-starts", 50, "--total-timesteps", 500),
-    *("--checkpoint-every", 100, "--eval-every", 150, "--eval-episodes", 1),
-)
 
 
 def new_agents(norm, *devices, **args):
@@ -43,17 +38,6 @@ def new_batch(seed=0, size=64):
     r = rng.normal(size=(size, 1))
     terminated = rng.random((size, 1)) < 0.3
     return [x.astype(np.float32) for x in (s, a, r, terminated, next_s)]
-
-
-def gradient(network):
-    """All of it, as one vector on the CPU."""
-    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).cpu()
-
-
-def assert_close(one, other, tolerance=1e-5):
-    """The difference's norm is small beside the norm itself."""
-    one, other = one.cpu().double(), other.cpu().double()
-    assert torch.linalg.norm(one - other) <= tolerance * torch.linalg.norm(other)
 
 
 def identical(one, other):
@@ -123,22 +107,3 @@ def test_an_agent_that_takes_a_state_back_goes_on_from_it():
     for step in range(10, 20):
         agent.update(new_batch(step))
     identical(agent.state(), later)
-
-
-def test_a_killed_run_that_is_resumed_equals_one_never_killed(command, folder, monkeypatch):
-    assert command(*SHORT, "--run-name", "reference")[0] == 0
-    for step in (130, 260, 410):
-        name = f"killed-{step}"
-        run_until_killed(script, step, command, monkeypatch, *SHORT, "--run-name", name)
-        status, _, err = command("--resume", f"runs/{name}")
-        assert (status, err) == (0, "")
-        assert_same_run(folder / "runs" / name, folder / "runs/reference")
-
-
-def test_an_agent_trained_on_cuda_plays_on_the_cpu(command, folder):
-    assert command(*SHORT, "--run-name", "run")[0] == 0
-    weights = load(folder / "runs/run/last.pt")["agent"]["networks"]
-    assert any(weight.is_cuda for weight in weights.values())
-    status, out, err = command("--evaluate", "runs/run/last.pt", "--eval-episodes", 2)
-    assert (status, err) == (0, "")
-    assert "mean" in out
