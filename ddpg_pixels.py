@@ -424,11 +424,9 @@ class DDPG(nn.Module):
         s, a, r, terminated, next_s = batch
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
-        # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
-        # have the mean zero, and what all steps have in common, the mean of s' − s, would be lost:
-        # on a task with short episodes, Q diverged.
-        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
-        # step below compares nothing with a next state, and takes s alone.
+        # Batch norm takes s and s' as one minibatch; CrossQ does, too (arxiv.org/abs/1902.05605).
+        # Normalised apart, the mean of s' − s would be lost: with short episodes, Q diverged. The
+        # actor's step below compares nothing with a next state, and takes s alone.
         both, next_both = s, next_s
         if self.has_batch_norm:
             both = torch.cat([s, next_s])  # (2N, C, H, W)
@@ -1146,11 +1144,13 @@ def as_run_error(message: str) -> Iterator[None]:
         raise RunError(f"{message}: {in_one_line(error)[:200]}") from error
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Writes the file as a whole: a process killed meanwhile leaves the old one."""
+def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
+    """Writes the pieces as one whole file: a process killed meanwhile leaves the old one."""
     new = path.with_name(f"{path.name}.new")
     try:
-        new.write_bytes(data)
+        with new.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)  # on a full disk, half of it
@@ -1388,13 +1388,14 @@ def save_observations(folder: Path, replay: ReplayBuffer) -> list[Path]:
     if files:
         first = max(oldest, numbers_in(files[-1])[1])
     if first < replay.num_added:
-        pieces = stored_observations(replay, first, replay.num_added)
+        # As bytes, of which none is copied
+        pieces = [piece.data for piece in stored_observations(replay, first, replay.num_added)]
         checksum = 0
         for piece in pieces:
             checksum = zlib.crc32(piece, checksum)
         file = folder / f"{first:09}-{replay.num_added:09}-{checksum:08x}"
         folder.mkdir(exist_ok=True)
-        write_pieces(file, pieces)
+        write_atomically(file, *pieces)
         files.append(file)
     return [file for file in files if numbers_in(file)[1] > oldest]
 
@@ -1422,18 +1423,6 @@ def stored_observations(replay: ReplayBuffer, first: int, end: int) -> list[np.n
     piece = replay.observations[start : start + end - first]
     rest = replay.observations[: end - first - len(piece)]  # from where the buffer begins again
     return [piece, rest]
-
-
-def write_pieces(path: Path, pieces: list[np.ndarray]) -> None:
-    """As write_atomically(), but of arrays one after the other, none of which is copied."""
-    new = path.with_name(f"{path.name}.new")
-    try:
-        with new.open("wb") as file:
-            for piece in pieces:
-                file.write(piece.data)
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)  # on a full disk, half of it
 
 
 def load_observations(folder: Path, names: list[str], replay: ReplayBuffer) -> None:

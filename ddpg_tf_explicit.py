@@ -392,11 +392,9 @@ class DDPG:
         args = self.args
         s, a, r, terminated, next_s = batch
 
-        # Batch norm takes s and s' as one minibatch of 2N. Each normalised by itself, both would
-        # have the mean zero, and what all steps have in common, the mean of s' − s, would be lost:
-        # on a task with short episodes, Q diverged.
-        # CrossQ (https://arxiv.org/abs/1902.05605) does so too, there without targets. The actor's
-        # step below compares nothing with a next state, and takes s alone.
+        # Batch norm takes s and s' as one minibatch; CrossQ does, too (arxiv.org/abs/1902.05605).
+        # Normalised apart, the mean of s' − s would be lost: with short episodes, Q diverged. The
+        # actor's step below compares nothing with a next state, and takes s alone.
         both, next_both = s, next_s
         if args.norm == "batch":
             both = tf.concat([s, next_s], axis=0)  # (2N, S)
@@ -945,11 +943,13 @@ def as_run_error(message: str) -> Iterator[None]:
         raise RunError(f"{message}: {in_one_line(error)[:200]}") from error
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Writes the file as a whole: a process killed meanwhile leaves the old one."""
+def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
+    """Writes the pieces as one whole file: a process killed meanwhile leaves the old one."""
     new = path.with_name(f"{path.name}.new")
     try:
-        new.write_bytes(data)
+        with new.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)  # on a full disk, half of it

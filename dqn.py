@@ -720,11 +720,13 @@ def as_run_error(message: str) -> Iterator[None]:
         raise RunError(f"{message}: {in_one_line(error)[:200]}") from error
 
 
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Writes the file as a whole: a process killed meanwhile leaves the old one."""
+def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
+    """Writes the pieces as one whole file: a process killed meanwhile leaves the old one."""
     new = path.with_name(f"{path.name}.new")
     try:
-        new.write_bytes(data)
+        with new.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
         os.replace(new, path)
     finally:
         new.unlink(missing_ok=True)  # on a full disk, half of it
