@@ -1432,8 +1432,8 @@ def closed_at_the_end(run: "Run") -> Iterator[None]:
 def args_to_save(path: Path, args: Args, step: int) -> dict:
     """The content of args.json: the arguments and the versions of the libraries.
 
-    On a resume the first versions stay. If the present ones differ, it appends them and prints so.
-    RunError if the old args.json is damaged.
+    On a resume the first versions stay. What has changed since is appended: other versions, which
+    are printed, too, and a greater length. RunError if the old args.json is damaged.
     """
     content = {"args": asdict(args), "versions": versions()}
     file = path / "args.json"
@@ -1445,11 +1445,17 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
         resumed = old.get("resumed", [])
         last = resumed[-1]["versions"] if resumed else old["versions"]
         changes = changed_versions(last, versions())
+        extended = old.get("extended", [])
+        old_length = old["args"]["total_timesteps"]
     if changes:
         print(f"resumed with other versions, which may change the numbers: {changes}")
         resumed = [*resumed, {"step": step, "versions": versions()}]
+    if args.total_timesteps != old_length:
+        extended = [*extended, {"step": step, "total_timesteps": old_length}]
     if resumed:
         content["resumed"] = resumed
+    if extended:
+        content["extended"] = extended
     return content
 
 

@@ -130,7 +130,8 @@ def timed_methods(script: ModuleType, stopwatch: Stopwatch, blocks: Blocks) -> I
         timed_after_step(run, reward)
         blocks.after_step()
 
-    script.Run.after_step = after_step  # it is among the originals
+    # After it was timed above, so that counting the step is not part of logging
+    script.Run.after_step = after_step
     try:
         yield
     finally:
@@ -225,9 +226,11 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument(
-        "--out", type=study.path, default=study.RESULTS / "speed-parts", help="folder for the files"
+        "--out", type=study.path, default=study.ROOT / "runs/parts", help="folder for the files"
     )
     args = parser.parse_args()
+    if args.blocks < 1:
+        parser.error("--blocks: at least 1")
     rows = []
     for norm in args.norm:
         blocks = measure(norm, args.batch_size, args.blocks, args.threads)

@@ -1,4 +1,4 @@
-"""Makes a study's figures and tables from the CSVs of its finished runs, and from nothing else.
+"""Makes a study's figures and tables from what its finished runs have left, and nothing else.
 
     python benchmark/report.py normalisation    # into benchmark/results/normalisation
     python benchmark/report.py --all            # every study's report and benchmark/RESULTS.md
@@ -6,14 +6,15 @@
 | file | what it holds |
 |---|---|
 | report.md | all that follows, and a row for every seed |
-| learning-curves-* | noise-free evaluations: interquartile mean over the seeds, 95 % interval |
+| learning-curves-* | noise-free evaluations: interquartile mean, and 95 % interval or each seed |
 | steps-to-solve-* | share of the seeds solved by each step |
 | results.tex, hyperparameters.tex | tables for a paper (booktabs, graphicx) |
 | protocol.tex | a paragraph for its appendix: protocol, statistics, versions, hardware |
 
-The figures are PDF and PNG files, in the widths of one and of two columns. What counts is the last
-evaluation of each run, and the mean of its last ten: never the best run, nor the best point of a
-curve. The statistics follow Agarwal et al. 2021 (https://arxiv.org/abs/2108.13264).
+The figures are PDF and PNG files, in the widths of one and of two columns. Returns are those of the
+last evaluation of each run, and the mean of its last ten: never of the best run, nor of the best
+point of a curve. Only "solved" looks at all evaluations; beside it stands "solved at the end". The
+statistics follow Agarwal et al. 2021 (https://arxiv.org/abs/2108.13264).
 """
 
 import argparse
@@ -43,9 +44,10 @@ except ImportError as error:
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
-LEAST_RUNS = 5  # for an interval: of two it is from the one to the other, and covers 51 %
-COVERAGE = {5: 89, 10: 93, 20: 94}  # in %, by number of runs: a test measures it
+LEAST_RUNS = 5  # for an interval: of two it is from the one to the other, and covers half
+COVERAGE = {5: 89, 10: 93, 20: 94}  # of an IQM, in %, by number of runs: a test measures it
 LAST_EVALUATIONS = 10
+LEAST_EVALUATIONS = 20  # for a mean of the last ten: of fewer it would be one of the learning
 MOST_PAIRED = 5  # settings of which the first is compared with each of the others
 
 MOST_LINES = 4  # in one panel
@@ -97,6 +99,13 @@ def bootstrap_interval(
     return low, high
 
 
+def mean_interval(scores: np.ndarray) -> tuple[float, float]:
+    """Student's t interval of a mean of (runs,)."""
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(scores) - 1)
+    margin = quantile * stats.sem(scores)
+    return scores.mean() - margin, scores.mean() + margin
+
+
 @dataclass(frozen=True)
 class StepsToSolve:
     """How long each run took to its first evaluation at the threshold; all runs are as long."""
@@ -130,7 +139,7 @@ class SettingResults:
     seeds: list[int]
     paths: list[Path]
     evaluations: pd.DataFrame  # mean returns: a row per step, a column per seed
-    has_decisions: bool = False  # the environment makes a step of several
+    has_decisions: bool = False  # the environment repeats each action
 
     @property
     def has_threshold(self) -> bool:
@@ -143,10 +152,14 @@ class SettingResults:
     @property
     def what_steps_are(self) -> str:
         """Where an action lasts for several of the environment's steps, they are one decision."""
-        repeats = [run_args(path).get("action_repeat", 1) for path in self.paths]
-        if self.has_decisions or max(repeats, default=1) > 1:
+        if self.has_decisions or max(self.action_repeats, default=1) > 1:
             return "decisions"
         return "environment steps"
+
+    @property
+    def action_repeats(self) -> list[int]:
+        """The --action-repeat of each run; 1 of a script without."""
+        return [run_args(path).get("action_repeat", 1) for path in self.paths]
 
     @property
     def length(self) -> str:
@@ -154,6 +167,18 @@ class SettingResults:
         if self.what_steps_are == "decisions":
             return f"{self.total_steps:,} decisions"
         return f"{self.total_steps:,}"
+
+    @property
+    def how_many_seeds(self) -> str:
+        """Their number, in words."""
+        if len(self.seeds) == 1:
+            return "1 seed"
+        return f"{len(self.seeds)} seeds"
+
+    @property
+    def has_last_ten(self) -> bool:
+        """Whether the last ten evaluations are at most the second half of a run."""
+        return len(self.evaluations) >= LEAST_EVALUATIONS
 
     @property
     def last(self) -> np.ndarray:
@@ -227,7 +252,7 @@ def read_evaluations(path: Path) -> pd.Series:
 
 
 def run_args(path: Path) -> dict[str, object]:
-    """The arguments in a run's args.json that decide its numbers."""
+    """The arguments that decide a run's numbers: its args.json, and defaults of newer flags."""
     if study.is_of_our_scripts(path):
         return study.identity(path).args
     return study.deciding(study.load_json(path / "args.json")["args"])
@@ -260,7 +285,7 @@ def draw_figures(groups: list[SettingResults], folder: Path) -> None:
 
 
 def line_styles(groups: list[SettingResults]) -> dict[str, dict]:
-    """Colour and dashes of each setting, the same in all panels."""
+    """Colour and dashes of each setting."""
     colors = matplotlib.color_sequences["petroff10"]  # which the colour-blind can tell apart
     styles = {}
     for i, setting in enumerate(unique([group.setting for group in groups])):
@@ -299,7 +324,7 @@ def draw_panels(
         own_styles = line_styles(panel) if is_split else styles
         for group in panel:
             draw_line(axes, group, own_styles[group.setting])
-        axes.set(title=panel[0].env_id, xlabel=panel[0].what_steps_are)
+        axes.set(title=panel_title(panel), xlabel=panel[0].what_steps_are)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.locator_params(axis="x", nbins=5)
         if is_split:
@@ -310,6 +335,15 @@ def draw_panels(
         place = {"loc": "outside lower center", "frameon": False}
         figure.legend(handles=handles, ncols=width.legend_entries, **place)
     return figure
+
+
+def panel_title(panel: list[SettingResults]) -> str:
+    """The environment, and how many seeds its lines have."""
+    numbers = sorted({len(group.seeds) for group in panel})
+    how_many = panel[0].how_many_seeds
+    if len(numbers) > 1:
+        how_many = f"{numbers[0]} to {numbers[-1]} seeds"
+    return f"{panel[0].env_id}, {how_many}"
 
 
 def draw_learning_curve(axes: Axes, group: SettingResults, style: dict) -> None:
@@ -403,7 +437,9 @@ def summary(groups: list[SettingResults]) -> pd.DataFrame:
             row["median step"] = median_step(group)
             row["solved at the end"] = f"{at_the_end} of {len(group.seeds)}"
         row["last evaluation: IQM"] = iqm_with_interval(group.last)
-        row["mean of the last ten: IQM"] = iqm_with_interval(group.last_ten)
+        row["mean of the last ten: IQM"] = "–"
+        if group.has_last_ten:
+            row["mean of the last ten: IQM"] = iqm_with_interval(group.last_ten)
         row["last evaluation: mean ± std"] = mean_and_std(group.last)
         rows.append(row)
     return pd.DataFrame(rows).fillna("–")
@@ -450,18 +486,19 @@ def normalised_scores(
     return (last - untrained) / (group.threshold - untrained)
 
 
-def in_pairs(groups: list[SettingResults]) -> pd.DataFrame | None:
+def in_pairs(wanted: study.Study, groups: list[SettingResults]) -> pd.DataFrame | None:
     """A row for every setting beside the study's first one, seed by seed, as text.
 
     None if no environment has two settings with enough seeds in common, or if there are too many
     settings for one of them to be what all others are compared with.
     """
-    if len(unique([group.setting for group in groups])) > MOST_PAIRED:
+    settings = unique([run.setting for run in wanted.runs])
+    if len(settings) > MOST_PAIRED:
         return None
     rows = []
     for env_id in unique([group.env_id for group in groups]):
         first, *others = [group for group in groups if group.env_id == env_id]
-        if first.setting != groups[0].setting:  # it is not finished here
+        if first.setting != settings[0]:  # it is not finished here
             continue
         for other in others:
             seeds = common_seeds([first, other])
@@ -485,7 +522,7 @@ def pair(first: SettingResults, other: SettingResults, seeds: list[int]) -> dict
             f"{first.setting} {(solved_first & ~solved_other).sum()}"
         )
     difference = (other.evaluations.iloc[-1] - first.evaluations.iloc[-1])[seeds].to_numpy()
-    low, high = bootstrap_interval([difference], np.mean)
+    low, high = mean_interval(difference)
     interval = f"[{digits(low)}, {digits(high)}]"
     row["difference of the last evaluations: mean"] = f"{digits(difference.mean())} {interval}"
     return row
@@ -503,25 +540,36 @@ def every_seed(groups: list[SettingResults]) -> pd.DataFrame:
                 if solving.solved[i]:
                     row["solved at step"] = f"{solving.steps[i]:,.0f}"
             row["last evaluation"] = digits(group.last[i])
-            row["mean of the last ten"] = digits(group.last_ten[i])
+            if group.has_last_ten:
+                row["mean of the last ten"] = digits(group.last_ten[i])
             row["commit"] = commit(group.paths[i])
             rows.append(row)
     return pd.DataFrame(rows).fillna("–")
 
 
-def commit(path: Path) -> str:
-    """The version of the code that made a run, from the machine.json that the sweep writes."""
-    if not study.is_of_our_scripts(path):
-        return "another library"
+def starts(path: Path) -> list[dict[str, object]]:
+    """Machine and commit of each process of a run, by the machine.json that the sweep writes."""
     file = path / "machine.json"
     if not file.exists():
+        return [{}]
+    content = study.load_json(file)
+    return content.get("starts", [content])  # in older files there is but the last one
+
+
+def commit(path: Path) -> str:
+    """The version of the code that made a run; several, if it was resumed with another."""
+    if not study.is_of_our_scripts(path):
+        return "another library"
+    return " and ".join(unique([commit_at(start) for start in starts(path)]))
+
+
+def commit_at(start: dict[str, object]) -> str:
+    """The version of the code that a process was started from."""
+    if start.get("commit") is None:
         return "not recorded"
-    machine = study.load_json(file)
-    if machine.get("commit") is None:
-        return "not recorded"
-    if machine.get("clean"):
-        return machine["commit"][:10]
-    return f"{machine['commit'][:10]}, with changes"
+    if start.get("clean"):
+        return start["commit"][:10]
+    return f"{start['commit'][:10]}, with changes"
 
 
 def hyperparameters(wanted: study.Study, groups: list[SettingResults]) -> pd.DataFrame:
@@ -605,14 +653,15 @@ LATEX_SIGNS = {
 
 
 def latex_text(text: str) -> str:
-    """Text as LaTeX has it; what it has no sign for becomes a question mark."""
-    text = text.replace("\\", "/").replace("−", "-").replace("–", "--").replace("’", "'")
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
-    text = text.replace("~", " ").replace("^", r"\textasciicircum{}")
+    """Text as LaTeX has it, which reads UTF-8; mathematical signs become its commands."""
+    text = text.replace("−", "-").replace("–", "--").replace("’", "'")
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "\0"))
+    text = text.replace("\0", r"\textbackslash{}")
+    text = text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
     for sign, command in LATEX_SIGNS.items():
         text = text.replace(sign, f"${command}$")
-    return text.encode("ascii", "replace").decode()
+    return text
 
 
 def latex_table(table: pd.DataFrame, caption: str, label: str, columns: str) -> str:
@@ -645,10 +694,14 @@ settings are to be compared on the same seeds.
 """
 STATISTICS = """
 Curves are interquartile means (IQM) over the seeds; of three seeds or fewer that is the mean. The
-95 % intervals are by {resamples:,} percentile bootstrap resamples of the runs (Agarwal et al.
-2021), and given for {least} runs or more. They are too narrow: of {runs} runs they cover about
+95 % intervals of an IQM are by {resamples:,} percentile bootstrap resamples of the runs (Agarwal et
+al. 2021), and given for {least} runs or more. They are too narrow: of {runs} runs they cover about
 {coverage} % in simulations with normal data. The interval of a share of seeds is Clopper and
 Pearson's.
+"""
+PAIRED = """
+Differences of two settings are means over the seeds that both have, with Student's t interval; they
+are not corrected for the number of comparisons.
 """
 STRATIFIED = """
 Where environments are taken together, resamples are stratified by environment.
@@ -676,6 +729,8 @@ def protocol(wanted: study.Study, groups: list[SettingResults]) -> str:
             coverage=", ".join(map(str, COVERAGE.values())),
         ),
     ]
+    if in_pairs(wanted, groups) is not None:
+        parts.append(PAIRED)
     if all_environments_together(groups) is not None:
         parts.append(STRATIFIED)
     thresholds = [
@@ -689,10 +744,7 @@ def protocol(wanted: study.Study, groups: list[SettingResults]) -> str:
     parts.append(f"Software: {versions(groups)}.")
     parts.append(f"Hardware: {counted([hardware(path) for path in all_paths(groups)])}.")
     parts.append(f"Commit: {counted([commit(path) for path in all_paths(groups)])}.")
-    words = " ".join(parts).split()
-    text = textwrap.fill(" ".join(words), 100, break_long_words=False, break_on_hyphens=False)
-    # A line that began with "9. " would be an item of a list in Markdown
-    return re.sub(r"\n(\d+[.)]|[-+*>#]+) ", r" \1\n", text)
+    return " ".join(" ".join(parts).split())
 
 
 def all_args(groups: list[SettingResults]) -> list[dict[str, object]]:
@@ -715,15 +767,24 @@ def what_was_trained(wanted: study.Study, groups: list[SettingResults]) -> str:
     programs = "of the programs that the settings name"
     if wanted.script is not None:
         programs = f"of {wanted.script}"
-    args = all_args(groups)
-    devices = listed([x.get("device", "cpu") for x in args])
-    threads = listed([x.get("num_threads", 1) for x in args])
     sentences = [f"All runs are {programs}, with the hyperparameters of the table."]
     sentences += unique([length_and_seeds(group) for group in groups])
-    if any(group.what_steps_are == "decisions" for group in groups):
-        sentences.append("A decision is an action, which lasts for up to three environment steps.")
+    sentences += unique([what_a_decision_is(group) for group in groups])
+    args = all_args(groups)
+    devices = listed([x.get("device", "as the backend chooses") for x in args])
+    threads = listed([x.get("num_threads", "as OMP_NUM_THREADS says (1 in a sweep)") for x in args])
     sentences.append(f"CPU threads per run: {threads}. Device: {devices}.")
     return " ".join(sentences)
+
+
+def what_a_decision_is(group: SettingResults) -> str:
+    """A sentence where a step of the runs is several of the environment's; else empty."""
+    if group.what_steps_are != "decisions":
+        return ""
+    repeats = listed(group.action_repeats)
+    if group.has_decisions:
+        repeats = "several"
+    return f"A decision is an action, which lasts for up to {repeats} environment steps."
 
 
 def length_and_seeds(group: SettingResults) -> str:
@@ -734,37 +795,57 @@ def length_and_seeds(group: SettingResults) -> str:
 
 
 def left_out(wanted: study.Study, groups: list[SettingResults]) -> str:
-    """The runs that are in no number: not begun, not finished, or failed."""
-    there = {(group.env_id, group.setting): group.seeds for group in groups}
-    missing: dict[tuple[str, str], list[int]] = {}
-    for run in wanted.runs:
-        setting = run.env_id, run.setting
-        if run.seed not in there.get(setting, []):
-            missing.setdefault(setting, []).append(run.seed)
+    """The runs that are in no number."""
+    missing = missing_runs(wanted, groups)
     if not missing:
         return "No run was left out."
-    parts = [
-        f"{env_id} {setting}, {seed_range(seeds)}" for (env_id, setting), seeds in missing.items()
-    ]
-    return f"In no number are the runs that are not finished: {'; '.join(parts)}."
+    text = f"In no number are the runs that are not finished: {runs_in_words(missing)}."
+    begun = [run for run in missing if has_begun(run)]
+    if begun:
+        text += f" Of these have begun, and failed or not ended yet: {runs_in_words(begun)}."
+    return text
+
+
+def missing_runs(wanted: study.Study, groups: list[SettingResults]) -> list[study.Run]:
+    """The runs of a study that are not finished."""
+    there = {(group.env_id, group.setting): group.seeds for group in groups}
+    return [run for run in wanted.runs if run.seed not in there.get((run.env_id, run.setting), [])]
+
+
+def has_begun(run: study.Run | study.PeerRun) -> bool:
+    """Whether a run has left anything. If it is not finished, it failed, or still trains."""
+    return (run.path / "args.json").exists()
+
+
+def runs_in_words(runs: list[study.Run]) -> str:
+    """Environment, setting and seeds of runs."""
+    seeds_by_setting: dict[str, list[int]] = {}
+    for run in runs:
+        seeds_by_setting.setdefault(f"{run.env_id} {run.setting}", []).append(run.seed)
+    parts = [f"{setting}, {seed_range(seeds)}" for setting, seeds in seeds_by_setting.items()]
+    return "; ".join(parts)
 
 
 def versions(groups: list[SettingResults]) -> str:
-    """The versions of the libraries, from args.json."""
+    """The versions of the libraries, from args.json, those after a resume, too."""
     found: dict[str, list[str]] = {}
     for path in all_paths(groups):
-        for name, version in study.load_json(path / "args.json")["versions"].items():
-            found.setdefault(name, []).append(version.split()[0])
+        content = study.load_json(path / "args.json")
+        for noted in [content, *content.get("resumed", [])]:
+            for name, version in noted["versions"].items():
+                found.setdefault(name, []).append(version.split()[0])
     return ", ".join(f"{name} {' and '.join(unique(numbers))}" for name, numbers in found.items())
 
 
 def hardware(path: Path) -> str:
-    """The machine of a run, from the machine.json that the sweep writes."""
-    file = path / "machine.json"
-    if not file.exists():
-        return "not recorded"
-    machine = study.load_json(file)
-    return f"{machine.get('cpu')}, {machine.get('cores')} cores"
+    """The machine of a run; several, if it was resumed on another."""
+    machines = []
+    for start in starts(path):
+        machine = "not recorded"
+        if "cpu" in start:
+            machine = f"{start['cpu']}, {start['cores']} cores"
+        machines.append(machine)
+    return " and ".join(unique(machines))
 
 
 # -------------------------------------------------------------------------------- a study's report
@@ -773,7 +854,8 @@ TOGETHER = (
     "quarter at each end):"
 )
 IN_PAIRS = (
-    "Seed by seed (an interval that contains 0 leaves open which of the two settings is better):"
+    "Seed by seed (mean and Student's t interval, not corrected for the number of comparisons; an "
+    "interval that contains 0 leaves open which of the two settings is better):"
 )
 SHORT_NAMES = {
     "last evaluation: IQM": "last (IQM)",
@@ -827,7 +909,7 @@ def report_page(wanted: study.Study, groups: list[SettingResults], folder: Path)
     parts += [markdown(summary(groups)), "![learning curves](learning-curves-two-column.png)"]
     if any(group.has_threshold for group in groups):
         parts.append("![share of the seeds that are solved](steps-to-solve-two-column.png)")
-    pairs = in_pairs(groups)
+    pairs = in_pairs(wanted, groups)
     if pairs is not None:
         parts += [IN_PAIRS, markdown(pairs)]
     together = all_environments_together(groups)
@@ -854,8 +936,12 @@ def with_links_from(folder: Path, text: str) -> str:
 
 
 def finished_of_all(wanted: study.Study, groups: list[SettingResults]) -> str:
-    """How many of a study's runs are finished."""
-    return f"{len(all_paths(groups))} of {len(wanted.runs)} runs are finished"
+    """How many of a study's runs are finished, and how many others have begun."""
+    text = f"{len(all_paths(groups))} of {len(wanted.runs)} runs are finished"
+    begun = sum(has_begun(run) for run in missing_runs(wanted, groups))
+    if begun:
+        text += f"; begun, and failed or not ended yet: {begun}"
+    return text
 
 
 def where_programs_come_from(groups: list[SettingResults]) -> str:
@@ -879,17 +965,14 @@ COUNTING = """
 A run is *solved* if an evaluation's mean reaches the task's threshold, at least once; in brackets
 stands the {confidence} % interval of the share of seeds that are solved. The *median step* is over
 all seeds: one that is never solved counts as later than all others. Returns are those of the last
-evaluation of every run and the mean of its last ten, whatever came before: never of the best. The
-last ten of a short run reach back into its learning, so that this column compares settings, and not
-tasks. *IQM* is the interquartile mean over the seeds. Its {confidence} % bootstrap interval stands
-where there are {least} seeds or more, and is too narrow for so few: of {least} it covers about
-{coverage} %. All evaluations of a run have the same start states, and neighbouring seeds have most
-of theirs in common. So the intervals do not cover the choice of start states: settings are compared
-seed by seed.
+evaluation of every run and, where it has {evaluations} or more, the mean of its last ten, whatever
+came before: never of the best. *IQM* is the interquartile mean over the seeds. Its {confidence} %
+bootstrap interval stands where there are {least} seeds or more, and is too narrow for so few: of
+{least} it covers about {coverage} %. All evaluations of a run have the same start states, and
+neighbouring seeds have most of theirs in common. So the intervals do not cover the choice of start
+states: settings are compared seed by seed.
 
-Every study's report names the *commit* that made each run. Where none is recorded, the run is of
-`dqn.py` as of commit `d870d46`; later versions make other numbers, since every episode begins with
-a seed of its own.
+Every study's report names the *commit* that made each run.
 
 {thresholds}
 
@@ -920,6 +1003,7 @@ def results_page(studies: list[study.Study], groups: Groups) -> str:
         confidence=f"{100 * CONFIDENCE:.0f}",
         least=LEAST_RUNS,
         coverage=COVERAGE[LEAST_RUNS],
+        evaluations=LEAST_EVALUATIONS,
         thresholds=all_thresholds(reported),
     )
     paragraphs = [
@@ -935,14 +1019,14 @@ def results_page(studies: list[study.Study], groups: Groups) -> str:
 
 def all_thresholds(studies: list[study.Study]) -> str:
     """A sentence with the threshold of every task in these studies that has one."""
-    found = {}
+    found = []
     for wanted in studies:
         for env_id, threshold in wanted.thresholds.items():
             if np.isfinite(threshold):
-                found[env_id] = f"{threshold:,g}".replace("-", "−")
-    named = [f"{threshold} on {env_id}" for env_id, threshold in found.items()]
-    whose = "They are gymnasium's `reward_threshold`; Pendulum has none, and −170 is ours."
-    return f"Thresholds: {', '.join(named)}. {whose}"
+                number = f"{threshold:,g}".replace("-", "−")
+                found.append(f"{number} on {env_id}")
+    whose = "Where gymnasium has a `reward_threshold`, it is that. Pendulum has none: −170 is ours."
+    return f"Thresholds: {', '.join(unique(found))}. {whose}"
 
 
 def picture(name: str, kind: str) -> str:
@@ -956,14 +1040,18 @@ def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
     for wanted in studies:
         for group in groups.get(wanted.name, []):
             if group.env_id in wanted.at_a_glance:
-                solved = group.steps_to_solve().solved
                 row = {"environment": group.env_id}
                 row["command"] = f"`{command_of(wanted, group)}`"
-                row["seeds solved"] = f"{solved.sum()} of {len(solved)}"
-                row["median step"] = f"{median_step(group)} of {group.length}"
+                row["seeds solved"] = f"{len(group.seeds)} trained"
+                if group.has_threshold:
+                    solved = group.steps_to_solve().solved
+                    at_the_end = group.last >= group.threshold
+                    row["seeds solved"] = f"{solved.sum()}/{len(solved)}"
+                    row["at the end"] = f"{at_the_end.sum()}/{len(solved)}"
+                    row["median step"] = f"{median_step(group)} of {group.length}"
                 row["last evaluation: mean ± std"] = mean_and_std(group.last)
                 rows.append(row)
-    return markdown(pd.DataFrame(rows))
+    return markdown(pd.DataFrame(rows).fillna("–"))
 
 
 def command_of(wanted: study.Study, group: SettingResults) -> str:
@@ -977,11 +1065,11 @@ def command_of(wanted: study.Study, group: SettingResults) -> str:
 def section(wanted: study.Study, groups: list[SettingResults], is_first: bool) -> list[str]:
     """A study on the page of results. The first one's learning curves stand above it already."""
     kind, text = "learning-curves", "learning curves"
-    if is_first:
+    if is_first and any(group.has_threshold for group in groups):
         kind, text = "steps-to-solve", "share of the seeds that are solved"
     parts = [f"## {wanted.question}", wanted.answer, markdown(summary(groups))]
     parts.append(f"![{text}]({picture(wanted.name, kind)})")
-    pairs = in_pairs(groups)
+    pairs = in_pairs(wanted, groups)
     if pairs is not None:
         parts += [IN_PAIRS, markdown(pairs)]
     together = all_environments_together(groups)
@@ -1001,7 +1089,7 @@ def beside_published(groups: Groups) -> str:
         here = "not run yet"
         for group in groups.get(row["study"], []):
             if (group.env_id, group.setting) == (row["environment"], row["setting"]):
-                steps = f"{group.length} steps"
+                steps = f"{group.total_steps:,} {group.what_steps_are}"
                 here = f"{mean_and_std(group.last)}, {steps}, {seed_range(group.seeds)}"
         source = f"{row['protocol']} ([{row['source']}]({row['address']}))"
         rows.append(
@@ -1050,6 +1138,8 @@ def write_all() -> None:
     for wanted in studies:
         if any(run.finished() for run in wanted.runs):
             groups[wanted.name] = report(wanted)
+    if not groups:
+        raise study.StudyError("no run of any study is finished")
     PAGE.write_text(results_page(studies, groups), encoding="utf-8")
 
 

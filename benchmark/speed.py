@@ -8,9 +8,12 @@
 Same environment, layer sizes, batch size and threads; uniform replay, an update per step; logging
 and progress bar on, evaluation off. Every contestant is a process of its own. After its first 1,000
 updates it takes turns with the others: 250 steps, then it is stopped (SIGSTOP) until all others
-have had theirs. So a machine whose speed drifts is as slow for all within a few seconds. Printed
-and saved (speed.csv, speed.md) are medians over the turns, and median and quartiles of the ratio
-within a turn. Stable-Baselines3's critic takes the action at its first layer.
+have had theirs, in the opposite order every second time. So a machine whose speed drifts is about
+as slow for all, the more so the fewer they are. Printed and saved (speed.csv, speed.md) are medians
+over the turns, and median and quartiles of the ratio within a turn. Stable-Baselines3's critic
+takes the action at its first layer.
+
+All contestants together need about 14 GiB of memory, each 0.5 to 1.1: with less, use `--only`.
 
 The floor is what an update cannot do without: its matrix products (no normalisation), alone, by
 NumPy, PyTorch and JAX. "Share of the floor" is how many updates a script makes of those that the
@@ -19,9 +22,9 @@ fastest of the three makes in its turn.
 With `--device cuda` Stable-Baselines3 and ddpg_continuous.py train on the GPU, and JAX on what it
 finds; ddpg_continuous.py on the CPU stands beside them, and no floor.
 
-`--peer NAME COMMAND` adds another program. It is called with the number of threads and of steps,
-and has to call this module's `Turns().after(step)` after every step. Device and batch size are for
-its command to choose.
+`--peer NAME COMMAND` adds another program. It is called with the number of threads and of steps. It
+has to make one `turns = Turns()` of this module, and to call `turns.after(step)` after every step.
+Device and batch size are for its command to choose.
 """
 
 import argparse
@@ -29,6 +32,7 @@ import contextlib
 import csv
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -257,22 +261,21 @@ FLOORS = {
 
 def contestants(device: str) -> dict[str, Callable]:
     """Everything that is timed: functions of a Setup."""
-    programs = {REFERENCE: functools.partial(train_stable_baselines3, device=device)}
-
-    def add(label: str, **options: object) -> None:
-        for norm in NORMS:
-            program = functools.partial(train_script, norm=norm, **options)
-            programs[label.format(norm)] = program
-
-    add("ddpg_continuous.py --norm {}", name="ddpg_continuous")
+    scripts = [("ddpg_continuous", "", {})]  # name, what follows --norm NORM, options
     if device != "cpu":
-        label = f"ddpg_continuous.py --norm {{}} --device {device}"
-        add(label, name="ddpg_continuous", device=device)
-        if device == "cuda":
-            add(f"{label}, no graph", name="ddpg_continuous", device=device, graphs=False)
-    add("ddpg_tf_explicit.py --norm {}", name="ddpg_tf_explicit")
+        scripts.append(("ddpg_continuous", f" --device {device}", {"device": device}))
+    if device == "cuda":
+        without = {"device": device, "graphs": False}
+        scripts.append(("ddpg_continuous", f" --device {device}, no graph", without))
+    scripts.append(("ddpg_tf_explicit", "", {}))
     for backend in ["tensorflow", "jax", "torch"]:
-        add(f"ddpg_keras.py --norm {{}} on {backend}", name="ddpg_keras", backend=backend)
+        scripts.append(("ddpg_keras", f" on {backend}", {"backend": backend}))
+
+    programs = {REFERENCE: functools.partial(train_stable_baselines3, device=device)}
+    for name, suffix, options in scripts:
+        for norm in NORMS:
+            program = functools.partial(train_script, name=name, norm=norm, **options)
+            programs[f"{name}.py --norm {norm}{suffix}"] = program
     if device == "cpu":
         programs.update(FLOORS)
     return programs
@@ -299,7 +302,8 @@ class Contestant:
                 while not is_stopped(self.process.pid):
                     time.sleep(0.001)
                 return float(line.split()[1])
-        sys.exit(f"{self.name} failed:\n{self.errors.read_text()[-2000:]}")
+        print(self.errors.read_text()[-2000:], file=sys.stderr)
+        raise study.StudyError(f"{self.name} failed: see above")
 
 
 def is_stopped(pid: int) -> bool:
@@ -318,13 +322,19 @@ def start(name: str, threads: int, args: argparse.Namespace, errors: Path) -> Co
     if name in peers:
         command = [*shlex.split(peers[name]), str(threads), str(total_steps(args.turns))]
     variables = dict(os.environ)
+    if args.device == "cpu" and name not in peers:  # else Keras would take a GPU that it finds
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+        variables["JAX_PLATFORMS"] = "cpu"
     if name in FLOORS:
         for variable in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PJRT_NPROC"]:
             variables[variable] = str(threads)
-    with errors.open("w") as file:
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=file, text=True, env=variables
-        )
+    try:
+        with errors.open("w") as file:
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=file, text=True, env=variables
+            )
+    except OSError as error:
+        raise study.StudyError(f"{name} cannot be started: {error}") from None
     return Contestant(name, process, errors)
 
 
@@ -333,8 +343,13 @@ def total_steps(turns: int) -> int:
     return FIRST_STEP + (turns + 1) * TURN
 
 
-def measure(names: list[str], threads: int, args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Lets contestants take turns: the steps per second of each in every turn, (turns,)."""
+def measure(
+    names: list[str], threads: int, args: argparse.Namespace, path: Path
+) -> dict[str, np.ndarray]:
+    """Lets contestants take turns: the steps per second of each in every turn, (turns,).
+
+    Adds every turn to the CSV at its end, so that what is cut short has not been in vain.
+    """
     speeds = {name: np.zeros(args.turns) for name in names}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as at_the_end:
         started = []
@@ -345,22 +360,25 @@ def measure(names: list[str], threads: int, args: argparse.Namespace) -> dict[st
         for contestant in started:
             contestant.end_of_turn()
         for turn in range(args.turns):
-            for contestant in started:
+            for contestant in in_turn(started, turn):
                 speeds[contestant.name][turn] = TURN / contestant.take_turn()
             now = {name: round(speeds[name][turn]) for name in names}
             print(f"threads {threads}, turn {turn}: {now}", flush=True)
+            add_rows(path, [[threads, turn, name, float(speeds[name][turn])] for name in names])
     return speeds
 
 
-def save_csv(speeds_by_threads: dict[int, dict[str, np.ndarray]], path: Path) -> None:
-    """Writes every turn of every contestant."""
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["threads", "turn", "name", "steps_per_second"])
-        for threads, speeds in speeds_by_threads.items():
-            for turn in range(len(speeds[REFERENCE])):
-                for name in speeds:
-                    writer.writerow([threads, turn, name, float(speeds[name][turn])])
+def in_turn(contestants: list[Contestant], turn: int) -> list[Contestant]:
+    """The contestants in their order, or in the opposite one in every second turn."""
+    if turn % 2 == 1:
+        return contestants[::-1]
+    return contestants
+
+
+def add_rows(path: Path, rows: list[list]) -> None:
+    """Writes rows to the end of a CSV."""
+    with path.open("a", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def table(speeds_by_threads: dict[int, dict[str, np.ndarray]]) -> str:
@@ -403,7 +421,7 @@ def read_command_line() -> argparse.Namespace:
         help="another program (see above)",
     )
     parser.add_argument(
-        "--out", type=study.path, default=study.RESULTS / "speed", help="folder for table and CSV"
+        "--out", type=study.path, default=study.ROOT / "runs/speed", help="folder for table and CSV"
     )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -412,6 +430,15 @@ def read_command_line() -> argparse.Namespace:
 def main() -> None:
     """Lets all contestants take turns, for each number of threads, and prints the table."""
     args = read_command_line()
+    try:
+        run(args)
+    except (study.StudyError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains as one contestant, or lets all of them take turns."""
     if args.contestant:
         with tempfile.TemporaryDirectory() as folder:
             program = contestants(args.device)[args.contestant]
@@ -422,19 +449,38 @@ def main() -> None:
             error = ImportError(f"No module named '{package}'")
             study.explain_missing_package(error, __name__)
 
-    always = [REFERENCE, *FLOORS]
-    programs = contestants(args.device)
-    names = [x for x in programs if x in always or re.search(args.only, x)]
-    names += [name for name, _ in args.peer]
-    speeds_by_threads = {threads: measure(names, threads, args) for threads in args.threads}
-    text = table(speeds_by_threads)
-    machine = f"{platform.machine()}, Python {platform.python_version()}"
+    names = chosen_names(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    save_csv(speeds_by_threads, args.out / "speed.csv")
+    path = args.out / "speed.csv"
+    path.write_text("threads,turn,name,steps_per_second\n")
+    speeds_by_threads = {threads: measure(names, threads, args, path) for threads in args.threads}
+    text = table(speeds_by_threads)
     setting = f"minibatches of {args.batch_size}, {args.turns} turns of {TURN} steps"
-    summary = f"{text}\n\n{setting}, {machine}\n"
+    summary = f"{text}\n\n{setting}. {machine()}.\n"
     (args.out / "speed.md").write_text(summary)
     print(text)
+
+
+def chosen_names(args: argparse.Namespace) -> list[str]:
+    """The contestants that the command line asks for, and those that are always there."""
+    try:
+        pattern = re.compile(args.only)
+    except re.error as error:
+        raise study.StudyError(f"--only {args.only}: {error}") from None
+    always = [REFERENCE, *FLOORS]
+    names = [x for x in contestants(args.device) if x in always or pattern.search(x)]
+    return names + [name for name, _ in args.peer]
+
+
+def machine() -> str:
+    """The processor and the versions, as a table needs them beside it."""
+    packages = ["torch", "tensorflow-cpu", "tensorflow", "keras", "jax", "stable-baselines3"]
+    versions = []
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    processor = f"{study.processor()}, {os.cpu_count()} cores"
+    return f"{processor}. Python {platform.python_version()}, {', '.join(versions)}"
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ A study is a file in benchmark/studies/:
     seeds = [0, 1]             # instead of the study's
     total-timesteps = 30_000   # everything else is a flag of the script, without its --
 
-    [settings.batch]           # a line in the figures; what stands below it are flags, too
-    [settings.layer]
+    [settings.batch]           # a line in the figures; what stands below it are flags, too,
+    [settings.layer]           # and go before the environment's
     norm = "layer"
 
 What may be left out: `solved`, an environment's `seeds`, and these keys of the study:
@@ -20,7 +20,7 @@ What may be left out: `solved`, an environment's `seeds`, and these keys of the 
     answer          what the runs have shown, in a few sentences; links start from benchmark/
     at-a-glance     the environments that the short table of benchmark/RESULTS.md shows
     keras-backend   of ddpg_keras.py (tensorflow)
-    decisions       true if an environment makes a step of several: the report then calls it a
+    decisions       true if an environment repeats each action: a step of the run is then called a
                     decision, as with ddpg_pixels.py
 
 Runs on a GPU need the flag `device`. A study of other libraries has `peers = true` instead of
@@ -28,17 +28,19 @@ Runs on a GPU need the flag `device`. A study of other libraries has `peers = tr
 is a run of that script, which another study has trained.
 
 A run's directory is benchmark/results/STUDY/ENVIRONMENT/SETTING/seed-N. Two runs with the same
-arguments are the same run: what one study has trained is not trained again for another.
+arguments are the same run: what one study has trained is not trained again for another. The commit
+that made it does not count, but its report names it. Runs in benchmark/results/trials are nobody's.
 """
 
 import ast
 import json
 import math
+import platform
 import re
 import shlex
 import sys
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +58,8 @@ BOOKKEEPING = {"runs_dir", "run_name", "resume", "evaluate", "render", "track", 
 REMOVED_FLAGS = {"double": False, "matmul_precision": "highest", "noise_decay_steps": 0}
 # Flags that say how long a run is and how often it is evaluated
 LENGTHS = {"total_timesteps", "learning_starts", "eval_every", "eval_episodes"}
+# What a report needs of another library's run
+PEER_ARGUMENTS = ("total_timesteps", "eval_every", "eval_episodes")
 
 # The order of the page of results; other studies follow by name
 FIRST_STUDIES = ["classic", "normalisation", "noise", "sensitivity", "bipedalwalker", "mujoco"]
@@ -141,6 +145,19 @@ def is_like(value: object, default: object) -> bool:
     return type(value) is type(default)
 
 
+def processor() -> str:
+    """This machine's processor, as a paper names it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        model = re.search(r"(?m)^model name\s*: (.*)", cpuinfo.read_text())
+        if model:
+            return model[1]
+    name = platform.processor()
+    if name == "":
+        return platform.machine()
+    return name
+
+
 def path(text: str) -> Path:
     """A path on a command line; the shell leaves the ~ in --results=~/x."""
     return Path(text).expanduser()
@@ -153,6 +170,7 @@ class Identity(NamedTuple):
     script: str
     backend: str | None  # of ddpg_keras.py
     args: dict[str, object]
+    extended: list  # where it was made longer, if its learning rates had already fallen to zero
 
 
 def load_json(path: Path) -> dict:
@@ -204,10 +222,13 @@ def identity(path: Path) -> Identity | None:
         args = {**defaults(script), **content["args"]}  # a run may be older than a flag
         backend = None
         if script == "ddpg_keras.py":
-            backend = list(content["versions"])[-1]
+            backend = list(content["versions"])[-1]  # the script puts it last
+        extended = []
+        if args.get("anneal"):
+            extended = content.get("extended", [])
     except (KeyError, TypeError, IndexError, StudyError) as error:
         raise StudyError(f"{file} cannot be used ({error}): move the run away") from None
-    return Identity(script, backend, deciding(args))
+    return Identity(script, backend, deciding(args), extended)
 
 
 def deciding(args: dict[str, object]) -> dict[str, object]:
@@ -221,11 +242,15 @@ def deciding(args: dict[str, object]) -> dict[str, object]:
 
 @cache
 def finished_runs(results: Path) -> list[tuple[Path, Identity]]:
-    """Directory and identity of every finished run of our scripts in a folder of results."""
+    """Directory and identity of every finished run of our scripts in a folder of results.
+
+    Those of the trials are left out: they are of older algorithms.
+    """
     runs = []
     for file in sorted(results.glob("*/*/*/seed-*/args.json")):
         path = file.parent
-        if is_finished(path) and is_of_our_scripts(path):
+        is_trial = path.is_relative_to(results / "trials")
+        if not is_trial and is_finished(path) and is_of_our_scripts(path):
             runs.append((path, identity(path)))
     return runs
 
@@ -239,7 +264,7 @@ class Run:
     env_id: str
     setting: str
     seed: int
-    flags: dict[str, object] = field(hash=False)
+    flags: dict[str, object]
     backend: str | None  # of ddpg_keras.py
     path: Path
 
@@ -250,6 +275,11 @@ class Run:
     def log(self) -> Path:
         """The file of what the run prints."""
         return self.path.with_suffix(".log")
+
+    @property
+    def starts(self) -> Path:
+        """The file of what each process of the run started from."""
+        return self.path.with_suffix(".starts")
 
     @property
     def folder(self) -> str:
@@ -286,7 +316,7 @@ class Run:
     def identity(self) -> Identity:
         """What decides the run's numbers: its flags, and the defaults of all others."""
         own = {"env_id": self.env_id, "seed": self.seed, **self.flags}
-        return Identity(self.script, self.backend, deciding({**defaults(self.script), **own}))
+        return Identity(self.script, self.backend, deciding({**defaults(self.script), **own}), [])
 
     def other_arguments(self) -> str:
         """How the run in this directory differs from this one.
@@ -306,6 +336,9 @@ class Run:
                 differences.append(f"{name} {old} instead of {new}")
         if found.backend != wanted.backend:
             differences.append(f"backend {found.backend} instead of {wanted.backend}")
+        for extension in found.extended:
+            old_length = extension["total_timesteps"]
+            differences.append(f"trained to {old_length} and then longer, by --resume")
         return ", ".join(differences)
 
     def finished(self) -> bool:
@@ -330,6 +363,7 @@ class PeerRun:
     env_id: str
     setting: str
     seed: int
+    lengths: dict[str, object]  # flags that say how long it is and how often it is evaluated
     path: Path
 
     def __str__(self) -> str:
@@ -340,8 +374,24 @@ class PeerRun:
         return self.setting
 
     def finished(self) -> bool:
-        """Whether the run is complete."""
+        """Whether the run is complete. StudyError if its args.json lacks something, or differs."""
+        if (self.path / "args.json").exists():
+            self.check_arguments()
         return is_finished(self.path)
+
+    def check_arguments(self) -> None:
+        """StudyError if the report needs what args.json lacks, or if the run has other lengths."""
+        file = self.path / "args.json"
+        content = load_json(file)
+        if not isinstance(content.get("versions"), dict):
+            raise StudyError(f"{file} has no versions")
+        args = content.get("args", {})
+        for name in PEER_ARGUMENTS:
+            if name not in args:
+                raise StudyError(f"{file} has no {name} among its args")
+        for name, value in self.lengths.items():
+            if args[name] != value:
+                raise StudyError(f"{file}: {name} is {args[name]}, and {value} in the study")
 
     def found(self, results: Path = RESULTS) -> Path | None:
         """The run's directory; None if it is not complete."""
@@ -378,7 +428,7 @@ class Study:
     script: str | None  # None: the study is of other libraries
     at_a_glance: list[str]
     thresholds: dict[str, float]  # of each environment, NaN without one
-    has_decisions: bool  # an environment makes a step of several
+    has_decisions: bool  # an environment repeats each action
     runs: list[Run | PeerRun]
 
 
@@ -403,6 +453,8 @@ def load(name: str, results: Path = RESULTS) -> Study:
         raise StudyError(f"{file}: {error}") from None
     try:
         check_keys(content)
+        if name.endswith(".toml") and results == RESULTS:
+            check_name(file)
         return Study(
             name=file.stem,
             asked_for=name,
@@ -416,6 +468,13 @@ def load(name: str, results: Path = RESULTS) -> Study:
         )
     except StudyError as error:
         raise StudyError(f"{file}: {error}") from None
+
+
+def check_name(file: Path) -> None:
+    """StudyError if another study of this name has its results in the repository."""
+    committed = STUDIES / file.name
+    if committed.exists() and not committed.samefile(file):
+        raise StudyError(f"there is a study {file.stem} already: give it another name")
 
 
 def check_keys(content: dict) -> None:
@@ -480,13 +539,14 @@ def read_seeds(content: dict, env_id: str, setting: str, folder: Path) -> list[R
     script = content.get("script")
     if content.get("peers"):
         script = own_flags.pop("script", None)
+    both = {**environment, **own_flags}
+    flags = {name.replace("-", "_"): value for name, value in both.items()}
     if script is None:
         if own_flags:
             raise StudyError(f"a setting of peers has no flags, unlike {setting}: {own_flags}")
-        return [PeerRun(env_id, setting, seed, folder / f"seed-{seed}") for seed in seeds]
+        check_lengths(flags)
+        return [PeerRun(env_id, setting, seed, flags, folder / f"seed-{seed}") for seed in seeds]
 
-    both = {**environment, **own_flags}
-    flags = {name.replace("-", "_"): value for name, value in both.items()}
     check_flags(flags, script)
     backend = None
     if script == "ddpg_keras.py":
@@ -495,6 +555,14 @@ def read_seeds(content: dict, env_id: str, setting: str, folder: Path) -> list[R
         Run(script, env_id, setting, seed, flags, backend, folder / f"seed-{seed}")
         for seed in seeds
     ]
+
+
+def check_lengths(given: dict[str, object]) -> None:
+    """StudyError if these are more than a run of another library is compared with."""
+    unknown = given.keys() - set(PEER_ARGUMENTS)
+    if unknown:
+        allowed = ", ".join(PEER_ARGUMENTS)
+        raise StudyError(f"peers have only {allowed}, unlike {', '.join(sorted(unknown))}")
 
 
 def check_flags(given: dict[str, object], script: str) -> None:

@@ -6,10 +6,10 @@
     python benchmark/sweep.py normalisation --address auto  # on the cluster of this machine
 
 The docstring of benchmark/study.py says what a study is. Each run is an ordinary command line, in
-a process of its own with one thread. The process dies with the Ray worker that started it, so that
-no two of them ever write to one directory. A run whose worker, node or sweep has died goes on with
---resume, to the same CSVs, bit for bit. If a run fails, its last lines are shown, the other runs
-go on, and the exit status is 1.
+a process of its own, with one thread unless the study says otherwise. The process dies with the Ray
+worker that started it, so that no two of them ever write to one directory. A run whose worker, node
+or sweep has died goes on with --resume, to the same CSVs, bit for bit. If a run fails, its last
+lines are shown, the other runs go on, and the exit status is 1.
 """
 
 import argparse
@@ -31,7 +31,10 @@ from typing import TextIO
 
 import study
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # before the import: no report to its makers
+# Before the import of ray: no report to its makers, and a run that needs too much memory is not
+# begun again and again for ever
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_task_oom_retries", "2")
 try:
     import filelock
     import ray
@@ -86,11 +89,12 @@ def train_until_it_ends(run: study.Run, folder: Path, log: TextIO) -> str:
             note("waiting: another process writes there", log)
         options = options_to_start(run)
         if options is None:
+            save_machine(run)
             return ""
-        version = code_version()
+        note_start(run, is_resumed="--resume" in options)
         status = run_process(run, options, folder, log)
         if run.finished():
-            save_machine(run.path, version)
+            save_machine(run)
             return ""
         if status == 0:
             difference = run.other_arguments()
@@ -159,23 +163,29 @@ def run_process(run: study.Run, options: list[str], folder: Path, log: TextIO) -
     return process.wait()
 
 
-def save_machine(path: Path, version: dict[str, object]) -> None:
-    """Notes the hardware and the version of the code that the run's last process started from."""
-    content = json.dumps({**hardware(), **version}, indent=2)
-    (path / "machine.json").write_text(content + "\n")
+def note_start(run: study.Run, is_resumed: bool) -> None:
+    """Notes the hardware and the version of the code that a process of the run starts from."""
+    starts = []
+    if is_resumed and run.starts.exists():
+        starts = json.loads(run.starts.read_text())
+    start = {**hardware(), **code_version()}
+    if start not in starts:
+        starts.append(start)
+    new = run.starts.with_suffix(".new")
+    new.write_text(json.dumps(starts))
+    os.replace(new, run.starts)  # a sweep that is killed meanwhile leaves the old file
+
+
+def save_machine(run: study.Run) -> None:
+    """Keeps with a finished run what its processes started from."""
+    if run.starts.exists():  # else it was trained without a sweep
+        content = json.dumps({"starts": json.loads(run.starts.read_text())}, indent=2)
+        (run.path / "machine.json").write_text(content + "\n")
 
 
 def hardware() -> dict[str, object]:
-    """The processor, as a paper names it, and its number of cores."""
-    name = platform.processor()
-    if name == "":
-        name = platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        model = re.search(r"(?m)^model name\s*: (.*)", cpuinfo.read_text())
-        if model:
-            name = model[1]
-    return {"cpu": name, "cores": os.cpu_count()}
+    """The processor and its number of cores."""
+    return {"cpu": study.processor(), "cores": os.cpu_count()}
 
 
 def code_version() -> dict[str, object]:
@@ -363,19 +373,23 @@ def plan(args: argparse.Namespace, console: Console) -> list[Row]:
     """Shows every run's command and gives the runs to train; StudyError if something is wrong."""
     runs = choose_runs(args)
     rows: list[Row] = []
+    num_finished = 0
     for run in runs:
         found = run.found(args.results)
-        for row in rows:
-            if row.run.identity() == run.identity():
-                found = row.run.path
-        show_run(run, found, console)
-        if found is None:
+        same = [row.run.path for row in rows if row.run.identity() == run.identity()]
+        if found is not None:
+            num_finished += 1
+            show_run(run, "finished", found, console)
+        elif same:
+            show_run(run, "to do", same[0], console)
+        else:
             difference = run.other_arguments()
             if difference:
                 hint = "move it away, or use --results"
                 raise study.StudyError(f"{run.path} holds another run ({difference}): {hint}")
             rows.append(Row(run, log_size(run)))
-    print(f"{len(runs) - len(rows)} of {len(runs)} runs are finished")
+            show_run(run, "to do", run.path, console)
+    print(f"{num_finished} of {len(runs)} runs are finished")
     return rows
 
 
@@ -392,25 +406,34 @@ def choose_runs(args: argparse.Namespace) -> list[study.Run]:
     if wanted.script is None:
         readme = f"benchmark/results/{wanted.name}/README.md"
         raise study.StudyError(f"the runs of {wanted.name} are trained by hand: see {readme}")
-    devices = {run.identity().args.get("device") for run in wanted.runs}
-    if args.gpus_per_run and "cpu" in devices:
-        hint = "set their flag device"
-        raise study.StudyError(f"--gpus-per-run: runs of {wanted.name} are on the CPU; {hint}")
+    check_reserved(wanted, args)
     runs = [run for run in wanted.runs if pattern.search(str(run))]
     if not runs:
         raise study.StudyError(f"--only {args.only}: no run of {wanted.name} has it in its name")
     return runs
 
 
-def show_run(run: study.Run, found: Path | None, console: Console) -> None:
-    """Prints a run's command, and whether it is to be trained."""
-    state = "to do"
-    if found:
-        state = "finished"
+def check_reserved(wanted: study.Study, args: argparse.Namespace) -> None:
+    """StudyError if the runs use more, or something else, than the command line reserves."""
+    flags = [run.identity().args for run in wanted.runs]
+    devices = {x.get("device") for x in flags}
+    if args.gpus_per_run and "cpu" in devices:
+        hint = "set their flag device"
+        raise study.StudyError(f"--gpus-per-run: runs of {wanted.name} are on the CPU; {hint}")
+    if not args.gpus_per_run and "cuda" in devices:
+        hint = "give --gpus-per-run (0.25: four runs share a GPU)"
+        raise study.StudyError(f"runs of {wanted.name} are on a GPU: {hint}")
+    threads = max(x.get("num_threads", 1) for x in flags)
+    if threads > max(1, args.cpus_per_run):
+        raise study.StudyError(f"runs of {wanted.name} have {threads} threads: --cpus-per-run")
+
+
+def show_run(run: study.Run, state: str, path: Path, console: Console) -> None:
+    """Prints a run's command, its state, and the directory if it is that of another run."""
     say(f"{state}: {run}", console)
     say(f"  {run.command()}", console)
-    if found and found != run.path:
-        say(f"  the same run as {found}", console)
+    if path != run.path:
+        say(f"  the same run as {path}", console)
 
 
 def join(address: str) -> None:
@@ -428,6 +451,18 @@ def join(address: str) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own would say nothing
 
 
+def check_room(args: argparse.Namespace) -> None:
+    """StudyError if this machine can never hold a run. A cluster may still grow: then a line."""
+    for node in ray.nodes():
+        there = node["Resources"]
+        if there.get("CPU", 0) >= args.cpus_per_run and there.get("GPU", 0) >= args.gpus_per_run:
+            return
+    needs = f"a run takes {args.cpus_per_run:g} CPUs and {args.gpus_per_run:g} GPUs"
+    if args.address == "local":
+        raise study.StudyError(f"{needs}, which this machine does not have")
+    print(f"{needs}: waiting for a machine of the cluster that has them", file=sys.stderr)
+
+
 def read_command_line() -> argparse.Namespace:
     """The study and the flags."""
     parser = argparse.ArgumentParser(
@@ -438,17 +473,17 @@ def read_command_line() -> argparse.Namespace:
         "--results", type=study.path, default=study.RESULTS, help="folder of all studies' results"
     )
     parser.add_argument(
-        "--only", default="", help="train the runs whose names this regular expression finds"
+        "--only",
+        default="",
+        help='train the runs in whose names this regular expression is found: "batch seed 1$"',
     )
     parser.add_argument(
         "--address", default="local", help="of a Ray cluster to join (auto: this machine's)"
     )
     parser.add_argument(
-        "--cpus-per-run", type=float, default=1, help="cores to reserve; a run has one thread"
+        "--cpus-per-run", type=float, default=1, help="cores to reserve for each run"
     )
-    parser.add_argument(
-        "--gpus-per-run", type=float, default=0, help="0.25: four runs share one (flag device)"
-    )
+    parser.add_argument("--gpus-per-run", type=float, default=0, help="0.25: four runs share a GPU")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the commands and train nothing"
     )
@@ -465,6 +500,7 @@ def main() -> None:
             return
         rows[0].run.path.parent.mkdir(parents=True, exist_ok=True)  # may it be written?
         join(args.address)
+        check_room(args)
         sweep(rows, args.cpus_per_run, args.gpus_per_run, console)
     except KeyboardInterrupt:
         print("stopped: the same command goes on with what is not finished", file=sys.stderr)

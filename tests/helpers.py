@@ -275,10 +275,11 @@ def algorithm_of(script):
 def pretend(trial, **values):
     """Writes what a finished run of a study leaves in its directory, and the repository keeps."""
     trial.path.mkdir(parents=True, exist_ok=True)
-    script, _, args = trial.identity()
+    wanted = trial.identity()
+    args = wanted.args
     content = {
-        "script": Path(script).stem,
-        "args": {**study.defaults(script), **args},
+        "script": Path(wanted.script).stem,
+        "args": {**study.defaults(wanted.script), **args},
         "versions": {"python": "3"},
     }
     (trial.path / "args.json").write_text(json.dumps(content))

@@ -28,7 +28,7 @@ seeds = [0, 1, 2, 3]
 [environments.Pendulum-v1]
 solved = -170
 total-timesteps = 12_000
-eval-every = 1_000
+eval-every = 500
 
 [settings.one]
 [settings.two]
@@ -47,7 +47,7 @@ at-a-glance = ["Pendulum-v1"]
 [environments.Pendulum-v1]
 solved = -170
 total-timesteps = 12_000
-eval-every = 1_000
+eval-every = 500
 
 [settings.sb3-td3]
 [settings.cleanrl]
@@ -142,7 +142,7 @@ def test_where_no_run_is_solved_the_share_is_zero():
 # ------------------------------------------------------------------------------- what a run leaves
 def write_evaluations(path, solved, last):
     """Means of −1000, but for the threshold itself at one step, and for the last."""
-    steps = np.arange(0, 12_001, 1_000)
+    steps = np.arange(0, 12_001, 500)
     means = np.full(len(steps), -1000.0)
     means[steps == solved] = -170
     means[-1] = last
@@ -153,7 +153,7 @@ def write_evaluations(path, solved, last):
 def write_peer_run(run, last):
     """What another library's run leaves."""
     run.path.mkdir(parents=True)
-    args = {"total_timesteps": 12_000, "eval_every": 1_000, "eval_episodes": 20, "seed": run.seed}
+    args = {"total_timesteps": 12_000, "eval_every": 500, "eval_episodes": 20, "seed": run.seed}
     args["action_noise"] = {"noise_type": "normal", "noise_std": 0.1}
     content = {"script": run.setting, "args": args, "versions": {"python": "3"}}
     content |= {"source": f"{run.setting} at commit 1", "notes": "Its defaults."}
@@ -234,9 +234,9 @@ def test_the_tables_of_a_report_by_hand(results, main_without_figures, tmp_path)
     assert one[:5] == ["Pendulum-v1", "one", "4", "3 of 4 [19, 99 %]", "6,500"]
     assert one[5] == "3 of 4"
     assert one[6] == "−155.0"  # −160 and −150; −200 and −140 are the outer quarters
-    # The last ten are steps 3,000 to 12,000: nine of −1000 and the last one; −170 once for seeds 1
-    # and 2. So −916, −832, −831, −920, and without the outer quarters (−916 − 832) / 2.
-    assert one[7] == "−874.0"
+    # The last ten are steps 7,500 to 12,000: nine of −1000 and the last one; −170 once for seed 2.
+    # So −916, −915, −831, −920, and without the outer quarters (−916 − 915) / 2.
+    assert one[7] == "−915.5"
     assert one[8] == "−162.5 ± 26.3"
     assert two[2:6] == ["2", "0 of 2 [0, 84 %]", "> 12,000", "0 of 2"]
     assert two[8] == "−500.0 ± 0.0"
@@ -256,7 +256,7 @@ def test_the_best_evaluation_changes_nothing_but_when_a_run_is_solved(
     before = cells(main_without_figures(tmp_path / "better.toml")[1])
     file = next(results.glob("better/*/two/seed-0/evaluations.csv"))
     log = pd.read_csv(file)
-    log.loc[1, "mean"] = 0.0  # far above all others, at step 1,000
+    log.loc[1, "mean"] = 0.0  # far above all others, at step 500
     log.to_csv(file, index=False)
     after = cells(main_without_figures(tmp_path / "better.toml")[1])
     assert after[2] == before[2]
@@ -290,28 +290,47 @@ def test_settings_are_compared_seed_by_seed():
     """Seeds 1 to 5 are common. Each is better by 10; three reach 0 with both."""
     first = setting_results("A", "one", last=[700.0, -20.0, -30.0, 0.0, 5.0, 10.0])
     other = setting_results("A", "two", last=[-10.0, -20.0, 10.0, 15.0, 20.0, 700.0], first_seed=1)
-    row = report.in_pairs([first, other]).iloc[0].to_list()
+    row = in_pairs([first, other]).iloc[0].to_list()
     assert row == ["A", "two − one", "5", "3", "two 0, one 0", "10.0 [10.0, 10.0]"]
-    row = report.in_pairs([other, first]).iloc[0].to_list()
+    row = in_pairs([other, first]).iloc[0].to_list()
     assert row == ["A", "one − two", "5", "3", "one 0, two 0", "−10.0 [−10.0, −10.0]"]
     worse = setting_results("A", "two", last=[700.0, -20.0, -30.0, -5.0, 6.0, 5.0])
-    row = report.in_pairs([first, worse]).iloc[0].to_list()
+    row = in_pairs([first, worse]).iloc[0].to_list()
     assert row[2:5] == ["6", "3", "two 0, one 1"]
-    assert row[5].startswith("−1.5 [")  # 0, 0, 0, −5, 1, −5: their sum is −9
+    # 0, 0, 0, −5, 1, −5: mean −1.5, standard error 1.118, and 2.571 of these
+    assert row[5] == "−1.5 [−4.4, 1.4]"
+
+
+def in_pairs(groups, settings=None):
+    """report.in_pairs of a study with these settings; by default with those that are finished."""
+    if settings is None:
+        settings = [group.setting for group in groups]
+    runs = [study.PeerRun("A", setting, 0, {}, Path(setting)) for setting in settings]
+    return report.in_pairs(dataclasses.replace(study.load("classic"), runs=runs), groups)
 
 
 def test_few_seeds_or_many_settings_are_not_compared():
     few = [setting_results("A", setting, last=[0.0] * 4) for setting in "ab"]
-    assert report.in_pairs(few) is None
+    assert in_pairs(few) is None
     many = [setting_results("A", setting, last=[0.0] * 5) for setting in "abcdef"]
-    assert report.in_pairs(many) is None
-    assert len(report.in_pairs(many[:5])) == 4
+    assert in_pairs(many) is None
+    assert len(in_pairs(many[:5])) == 4
 
 
 def test_a_setting_is_not_compared_where_the_first_one_is_missing():
-    a = [setting_results("A", setting, last=[0.0] * 5) for setting in "ab"]
-    b = [setting_results("B", setting, last=[0.0] * 5) for setting in "bc"]
-    assert report.in_pairs([*a, *b])["environment"].to_list() == ["A"]
+    a = [setting_results("A", setting, last=[0.0] * 5) for setting in "bc"]
+    b = [setting_results("B", setting, last=[0.0] * 5) for setting in "ab"]
+    assert in_pairs([*a, *b], settings="abc")["environment"].to_list() == ["B"]
+
+
+@pytest.mark.parametrize("runs", [2, 5, 20])
+def test_the_interval_of_a_mean_covers_it(runs):
+    rng = np.random.default_rng(3)
+    covered = []
+    for _ in range(2_000):
+        low, high = report.mean_interval(rng.normal(size=runs))
+        covered.append(low < 0 < high)
+    assert np.mean(covered) == pytest.approx(report.CONFIDENCE, abs=0.02)  # 4 standard errors
 
 
 def test_a_panel_shows_at_most_four_settings_of_one_environment():
@@ -340,14 +359,25 @@ def test_the_protocol_says_seeds_steps_versions_hardware_and_what_is_missing(
 ):
     path = next(results.glob("better/*/two/seed-1"))
     (path / "machine.json").write_text(json.dumps({"cpu": "Abacus", "cores": 2}))
+    args = json.loads((path / "args.json").read_text())
+    args["resumed"] = [{"step": 0, "versions": {"python": "4", "torch": "2"}}]
+    (path / "args.json").write_text(json.dumps(args))
+    shutil.copytree(path, path.with_name("seed-3"))  # it has begun
+    (path.with_name("seed-3") / "summary.json").unlink()
     main_without_figures(tmp_path / "better.toml")
+    assert (
+        "6 of 8 runs are finished; begun, and failed or not ended yet: 1."
+        in (results / "better" / "report.md").read_text()
+    )
     text = " ".join((results / "better" / "protocol.tex").read_text().split())
     for part in [
-        "Pendulum-v1: 12,000 environment steps, evaluated every 1,000, seeds 0 to 3.",
-        "Pendulum-v1: 12,000 environment steps, evaluated every 1,000, seeds 0, 1.",
+        "Pendulum-v1: 12,000 environment steps, evaluated every 500, seeds 0 to 3.",
+        "Pendulum-v1: 12,000 environment steps, evaluated every 500, seeds 0, 1.",
         "plays 20 episodes",
-        "not finished: Pendulum-v1 two, seeds 2, 3.",
-        "Software: python 3.",
+        "not finished: Pendulum-v1 two, seeds 2, 3. Of these have begun, and failed or not ended "
+        "yet: Pendulum-v1 two, seed 3.",
+        "CPU threads per run: 1. Device: cpu.",
+        "Software: python 3 and 4, torch 2.",
         "not recorded (runs: 5); Abacus, 2 cores (runs: 1)",
         "$-$170 (Pendulum-v1)",
     ]:
@@ -374,7 +404,7 @@ def test_a_study_may_say_that_a_step_is_a_decision(results, main_without_figures
     main_without_figures(tmp_path / "better.toml")
     protocol = " ".join((results / "better" / "protocol.tex").read_text().split())
     assert "Pendulum-v1: 12,000 decisions, evaluated" in protocol
-    assert "A decision is an action" in protocol
+    assert "A decision is an action, which lasts for up to several environment steps." in protocol
 
 
 def test_every_number_says_which_commit_made_it(results, main_without_figures, tmp_path):
@@ -383,8 +413,8 @@ def test_every_number_says_which_commit_made_it(results, main_without_figures, t
     (path / "machine.json").write_text(json.dumps(machine))
     changed = json.dumps({**machine, "clean": False})
     (path.with_name("seed-2") / "machine.json").write_text(changed)
-    nothing = json.dumps({**machine, "commit": None, "clean": None})
-    (path.with_name("seed-3") / "machine.json").write_text(nothing)
+    nothing = {**machine, "commit": None, "clean": None}
+    (path.with_name("seed-3") / "machine.json").write_text(json.dumps({"starts": [nothing]}))
     main_without_figures(tmp_path / "better.toml")
     text = (results / "better" / "report.md").read_text()
     commits = [every_seed(text)["one", seed][-1] for seed in "0123"]
@@ -411,8 +441,27 @@ def test_one_run_has_neither_interval_nor_deviation(results, main_without_figure
     assert cells(out)[2][6:] == ["−160.0", "−916.0", "−160.0"]
 
 
+def test_a_resumed_run_has_all_commits_and_machines_of_its_processes(results):
+    path = next(results.glob("better/*/one/seed-1"))
+    starts = [
+        {"cpu": cpu, "cores": 2, "commit": commit, "clean": True}
+        for cpu, commit in [("Abacus", "a"), ("Abacus", "b"), ("Slide rule", "b")]
+    ]
+    (path / "machine.json").write_text(json.dumps({"starts": starts}))
+    assert report.commit(path) == "a and b"
+    assert report.hardware(path) == "Abacus, 2 cores and Slide rule, 2 cores"
+
+
+def test_of_few_evaluations_there_is_no_mean_of_the_last_ten(monkeypatch):
+    """It would be a mean of the learning, and say of the last ones nothing."""
+    monkeypatch.setattr(report, "commit", lambda path: "a")
+    few = dataclasses.replace(setting_results("A"), paths=[Path("run")])
+    assert report.summary([few])["mean of the last ten: IQM"].to_list() == ["–"]
+    assert "mean of the last ten" not in report.every_seed([few]).columns
+
+
 def test_a_run_without_evaluations_is_one_line(results, main, tmp_path):
-    text = STUDY.replace("eval-every = 1_000", "eval-every = 0")
+    text = STUDY.replace("eval-every = 500", "eval-every = 0")
     (tmp_path / "better.toml").write_text(text)
     for file in results.glob("better/*/one/seed-*/args.json"):
         content = json.loads(file.read_text())
@@ -460,7 +509,13 @@ def test_every_setting_has_a_colour_of_its_own_that_the_png_shows(results, main,
 
 def test_a_row_of_panels_that_is_not_full_has_no_empty_ones():
     figure = draw([[setting_results(env_id, last=(0.0, 1.0))] for env_id in "ABCDE"])
-    assert [axes.get_title() for axes in figure.axes] == ["A", "B", "C", "D", "E"]
+    assert [axes.get_title() for axes in figure.axes] == [f"{x}, 2 seeds" for x in "ABCDE"]
+
+
+def test_a_panel_says_how_many_seeds_its_lines_have():
+    panel = [setting_results("A", "one", last=[0.0] * 8), setting_results("A", "two")]
+    assert report.panel_title(panel) == "A, 1 to 8 seeds"
+    assert report.panel_title(panel[1:]) == "A, 1 seed"
 
 
 def test_four_panels_stand_in_a_square():
@@ -509,7 +564,7 @@ def test_the_latex_tables_have_as_many_cells_in_every_row_and_nothing_unescaped(
         separators = {len(re.findall(r"(?<!\\)&", row)) for row in rows}
         assert len(separators) == 1
         assert len(rows) >= 3
-        assert not re.search(r"(?<!\\)[%#_]|[^\x00-\x7f]", text)
+        assert not re.search(r"(?<!\\)[%#_]", text)
         assert text.count(r"\begin{table*}") == text.count(r"\end{table*}") == 1
     assert r"50 \% more" in (results / "better" / "results.tex").read_text()
 
@@ -520,6 +575,7 @@ def test_the_latex_tables_have_as_many_cells_in_every_row_and_nothing_unescaped(
         ("a_b & 5 %", r"a\_b \& 5 \%"),
         ("−3 ± 1", r"$-$3 $\pm$ 1"),
         ("τ ≥ 2 – x-1", r"$\tau$ $\geq$ 2 -- x-1"),
+        (r"Is C:\é {x}~ hard?", r"Is C:\textbackslash{}é \{x\}\textasciitilde{} hard?"),
     ],
 )
 def test_text_becomes_latex(text, expected):
@@ -543,6 +599,27 @@ def test_a_study_of_other_libraries_has_the_same_tables_and_figures(peers, main,
     protocol = " ".join(text.partition("## Protocol")[2].split())
     assert protocol.startswith("All runs are of the programs that the settings name, with ")
     assert "not finished: Pendulum-v1 cleanrl, seed 1." in protocol
+    words = "CPU threads per run: as OMP_NUM_THREADS says (1 in a sweep) or 1. Device: as the"
+    assert words in protocol
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("total_timesteps", 24_000, "total_timesteps is 24000, and 12000 in the study"),
+        ("eval_every", None, "no eval_every among its args"),
+    ],
+)
+def test_a_run_of_another_library_with_other_lengths_or_without_is_one_line(
+    name, value, part, peers, main, results
+):
+    file = next(results.glob("peers/*/sb3-td3/seed-0/args.json"))
+    content = json.loads(file.read_text())
+    del content["args"][name]
+    if value is not None:
+        content["args"][name] = value
+    file.write_text(json.dumps(content))
+    refused(main(peers), str(file), part)
 
 
 def test_runs_of_other_libraries_are_nobody_elses(peers, results):
@@ -588,7 +665,7 @@ def test_a_damaged_csv_is_one_line_that_names_it(damage, results, main, tmp_path
     result = main(tmp_path / "better.toml")
     refused(result, str(file), "damaged")
     if damage == "an evaluation less":
-        refused(result, "the evaluation of step 2000 is missing")
+        refused(result, "the evaluation of step 1000 is missing")
 
 
 # ----------------------------------------------------------------------------- the page of results
@@ -631,14 +708,18 @@ def test_the_page_begins_with_what_it_is_its_command_a_picture_and_a_short_table
 
 
 def test_the_short_table_by_hand():
-    """Solved at 10 of 10 steps; the environment that the study does not name is left out."""
+    """Solved at 10 of 20 steps; the environment that the study does not name is left out."""
     wanted = study.load("mujoco")
     hopper = setting_results("Hopper-v5", "default", (9200.0, 9300.0), 9_100)
+    hopper.evaluations.loc[20] = [9000.0, 9200.0]  # one of the two is worse at the end
+    cheetah = setting_results("HalfCheetah-v5", "default", threshold=math.nan)
     other = setting_results("Walker2d-v5", "gaussian")
-    table = report.at_a_glance([wanted], {"mujoco": [hopper, other]})
+    table = report.at_a_glance([wanted], {"mujoco": [hopper, cheetah, other]})
     command = "`ddpg_keras.py --noise-sigma 0.1`"
-    result = ["Hopper-v5", command, "2 of 2", "10 of 10", "9,250 ± 70.7"]
-    assert cells(table)[2:] == [result]
+    assert cells(table)[2:] == [
+        ["Hopper-v5", command, "2/2", "1/2", "10 of 20", "9,100 ± 141.4"],
+        ["HalfCheetah-v5", command, "1 trained", "–", "–", "0.0"],
+    ]
 
 
 def test_links_lead_from_every_page_to_what_is_there(committed):
@@ -655,9 +736,26 @@ def test_links_lead_from_every_page_to_what_is_there(committed):
             assert (folder / link).exists(), f"{folder}: {link}"
 
 
-def test_no_line_of_a_protocol_begins_as_a_list_or_a_heading_does(committed):
+def test_a_protocol_is_one_line_so_that_nothing_in_it_is_a_list_or_a_heading(committed):
     studies, groups = committed
     for wanted in studies:
         if wanted.name in groups:
-            text = report.protocol(wanted, groups[wanted.name])
-            assert not re.search(r"(?m)^(\d+[.)]|[-+*>#]+) ", text), wanted.name
+            assert "\n" not in report.protocol(wanted, groups[wanted.name])
+
+
+def test_two_studies_may_have_different_thresholds_of_one_task():
+    first = study.load("classic")
+    other = dataclasses.replace(first, thresholds={"Pendulum-v1": -150, "A-v0": math.nan})
+    text = report.all_thresholds([first, other])
+    assert "−170 on Pendulum-v1" in text
+    assert "−150 on Pendulum-v1" in text
+    assert "A-v0" not in text
+
+
+def test_all_studies_without_a_run_are_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(study, "names", lambda: [])
+    monkeypatch.setattr(sys, "argv", ["report.py", "--all"])
+    with pytest.raises(SystemExit) as exit:
+        report.main()
+    assert exit.value.code == 2
+    assert "no run of any study is finished" in capsys.readouterr().err

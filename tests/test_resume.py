@@ -1,5 +1,6 @@
 """A run that is killed at any moment and resumed equals one never killed, bit for bit."""
 
+import json
 import math
 import random
 import signal
@@ -222,6 +223,10 @@ def test_a_run_resumed_with_more_steps_equals_one_that_had_them_from_the_start(
     assert is_same(load(run / "last.pt")["agent"], load(reference / "last.pt")["agent"])
     assert_events_equal_csvs(run)
     assert arguments(run)["total_timesteps"] == 210
+    (extension,) = json.loads((run / "args.json").read_text())["extended"]
+    assert extension["total_timesteps"] == 130
+    assert 60 <= extension["step"] <= 130  # that of the checkpoint
+    assert "extended" not in json.loads((reference / "args.json").read_text())
 
 
 def test_the_best_weights_are_those_of_the_best_evaluation_after_a_resume_too(

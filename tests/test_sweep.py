@@ -3,6 +3,7 @@
 The tests that let Ray train are marked slow; the others start nothing that lasts.
 """
 
+import argparse
 import json
 import os
 import re
@@ -274,7 +275,7 @@ def test_a_failed_run_is_shown_with_its_last_lines_the_others_go_on_and_the_stat
     assert "1 of 2 runs trained" in out, out
     assert first_run(file, tmp_path).finished()
     machine = json.loads((folder(tmp_path, 0) / "machine.json").read_text())
-    assert machine == {**sweep.hardware(), **sweep.code_version()}
+    assert machine == {"starts": [{**sweep.hardware(), **sweep.code_version()}]}
 
 
 @pytest.mark.slow
@@ -386,22 +387,57 @@ def test_what_goes_wrong_in_a_worker_is_said(file, tmp_path):
     assert str(tmp_path / "res") in sweep.train(first_run(file, tmp_path), tmp_path)
 
 
-def test_a_finished_run_notes_its_machine_and_the_version_it_was_started_from(
+class Outcomes:
+    """Versions of the code from "a" on, one at each start, and what becomes of the processes."""
+
+    def __init__(self, monkeypatch, *outcomes):
+        self.version = "`"
+        self.outcomes = iter(outcomes)
+        monkeypatch.setattr(sweep, "code_version", self.code_version)
+        monkeypatch.setattr(sweep, "run_process", self.run_process)
+
+    def code_version(self):
+        self.version = chr(ord(self.version) + 1)
+        return {"commit": self.version, "clean": True}
+
+    def run_process(self, run, options, folder, log):
+        pretend(run)
+        outcome = next(self.outcomes)
+        if outcome != 0:
+            pretend(run, steps=0)
+        return outcome
+
+
+def commits_of(run):
+    """The commits in a run's machine.json."""
+    starts = json.loads((run.path / "machine.json").read_text())["starts"]
+    assert all(start["cores"] == os.cpu_count() for start in starts)
+    return [start["commit"] for start in starts]
+
+
+def test_a_finished_run_notes_the_machines_and_versions_that_its_processes_were_started_from(
     file, tmp_path, monkeypatch
 ):
     """The version is the one at the start: the files may change while the run goes on."""
-    changing = iter([{"commit": "a", "clean": True}, {"commit": "b", "clean": False}])
-    monkeypatch.setattr(sweep, "code_version", lambda: next(changing))
+    Outcomes(monkeypatch, 0)
     run = first_run(file, tmp_path)
-
-    def finish(run, options, folder, log):
-        pretend(run)
-        return 0
-
-    monkeypatch.setattr(sweep, "run_process", finish)
     assert sweep.train(run, tmp_path) == ""
-    machine = json.loads((run.path / "machine.json").read_text())
-    assert machine == {**sweep.hardware(), "commit": "a", "clean": True}
+    assert commits_of(run) == ["a"]
+    shutil.rmtree(run.path)
+    Outcomes(monkeypatch, -signal.SIGKILL, 0)
+    assert sweep.train(run, tmp_path) == ""
+    assert commits_of(run) == ["a", "b"]  # without that of the run which was deleted
+
+
+def test_a_worker_that_dies_at_a_runs_end_leaves_what_it_was_started_from(
+    file, tmp_path, monkeypatch
+):
+    Outcomes(monkeypatch, 0)
+    run = first_run(file, tmp_path)
+    sweep.train(run, tmp_path)
+    (run.path / "machine.json").unlink()
+    assert sweep.train(run, tmp_path) == ""
+    assert commits_of(run) == ["a"]
 
 
 def git(path, *words):
@@ -555,6 +591,30 @@ def test_a_run_that_names_a_flag_that_is_no_more_is_the_same_run(finished, main,
     refused(main(finished), "noise_decay_steps 1000")
 
 
+def test_a_run_that_was_made_longer_is_another_run_if_its_learning_rates_had_fallen(
+    finished, main, tmp_path
+):
+    run = first_run(finished, tmp_path)
+    file = run.path / "args.json"
+    content = json.loads(file.read_text())
+    content["extended"] = [{"step": 2_000, "total_timesteps": 2_000}]
+    file.write_text(json.dumps(content))
+    refused(main(finished), "trained to 2000 and then longer")
+    finished.write_text(SMALL + "anneal = false\n")
+    change_args(run, anneal=False)
+    assert run.finished() is False  # of the study with falling rates
+    assert first_run(finished, tmp_path).finished()
+
+
+def test_a_run_of_the_trials_is_nobodys(finished, file, main, tmp_path):
+    (tmp_path / "res" / "small").rename(tmp_path / "res" / "other")
+    study.finished_runs.cache_clear()
+    assert "2 of 2 runs are finished" in main(file)[1]
+    (tmp_path / "res" / "other").rename(tmp_path / "res" / "trials")
+    study.finished_runs.cache_clear()
+    assert "0 of 2 runs are finished" in main(file)[1]
+
+
 def test_a_run_from_before_a_flag_is_a_run_with_its_default(finished, tmp_path):
     run = first_run(finished, tmp_path)
     file = run.path / "args.json"
@@ -600,7 +660,8 @@ def test_a_dry_run_writes_nothing(file, main, tmp_path):
 def test_two_settings_with_the_same_arguments_are_one_run(file, main):
     file.write_text(SMALL + '[settings.again]\nnorm = "batch"\n')
     _, out, _ = main(file, "--dry-run")
-    assert "2 of 4 runs are finished" in out
+    assert "0 of 4 runs are finished" in out
+    assert out.count("to do: ") == 4
     assert out.count("the same run as") == 2
 
 
@@ -630,7 +691,7 @@ def test_every_committed_run_belongs_to_a_study():
 def test_no_committed_run_used_a_flag_that_is_no_more():
     for file in study.RESULTS.rglob("args.json"):
         if study.is_of_our_scripts(file.parent):
-            script, _, args = study.identity(file.parent)
+            script, _, args, _ = study.identity(file.parent)
             assert args.keys() <= study.defaults(script).keys(), file
 
 
@@ -661,6 +722,10 @@ BAD_STUDIES = {
     "neither script nor peers": (changed('script = "ddpg_continuous.py"', ""), "needs script, or"),
     "script and peers": ("peers = true" + SMALL, "needs script, or peers"),
     "flags of a peer": (PEERS + "tau = 1", "a setting of peers has no flags"),
+    "a typing error among peers": (
+        PEERS.replace("[settings", "solvd = 1\n[settings"),
+        "peers have only total_timesteps, eval_every, eval_episodes, unlike solvd",
+    ),
     "a strange glance": ("at-a-glance = ['Mars-v0']" + SMALL, "names Mars-v0"),
     "a setting that is no table": (changed("[settings.default]", "[settings]\na = 3"), "a table"),
     "a setting's odd name": (changed("settings.default", "settings.'[/x]'"), "a setting's name"),
@@ -681,6 +746,32 @@ def test_bad_flags_are_one_line(file, main, tmp_path):
     refused(main(file, "--only", "seed 7"), "--only seed 7")
     refused(main("nothing"), "nothing.toml cannot be read", "normalisation")
     refused(main(file, "--gpus-per-run", 0.25), "--gpus-per-run", "device")
+    file.write_text(SMALL + "device = 'cuda'\n")
+    refused(main(file), "are on a GPU", "--gpus-per-run")
+    file.write_text(SMALL + "num-threads = 2\n")
+    refused(main(file), "have 2 threads", "--cpus-per-run")
+    assert main(file, "--cpus-per-run", 2, "--dry-run")[0] == 0
+
+
+def test_a_study_of_a_committed_ones_name_is_refused(tmp_path, monkeypatch):
+    """Its results would be written over those."""
+    (tmp_path / "classic.toml").write_text(SMALL)
+    with pytest.raises(study.StudyError, match="there is a study classic already"):
+        study.load(str(tmp_path / "classic.toml"))
+    assert study.load(str(tmp_path / "classic.toml"), tmp_path / "res").runs
+    assert study.load(str(study.STUDIES / "classic.toml")).name == "classic"
+
+
+def test_a_run_that_this_machine_cannot_hold_is_refused_and_a_cluster_may_grow(monkeypatch, capsys):
+    args = argparse.Namespace(cpus_per_run=2.0, gpus_per_run=0.0, address="local")
+    monkeypatch.setattr(sweep.ray, "nodes", lambda: [{"Resources": {"CPU": 2.0}}])
+    sweep.check_room(args)
+    args.gpus_per_run = 0.5
+    with pytest.raises(study.StudyError, match=r"2 CPUs and 0\.5 GPUs, which this machine"):
+        sweep.check_room(args)
+    args.address = "auto"
+    sweep.check_room(args)
+    assert "waiting for a machine" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
