@@ -293,6 +293,12 @@ def heed_sigint():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def resident_bytes():
+    """The memory that this process holds at present (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 # ------------------------------------------------------------------------------------------ numbers
 def gradient(network):
     """All of a torch network's gradient, as one vector on the CPU."""

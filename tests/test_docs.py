@@ -5,12 +5,16 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import study
 import torch
+from helpers import SHORT_NPZ
 
 import ddpg_continuous
 
@@ -22,19 +26,9 @@ PAGES = [
     ROOT / "runs" / "README.md",
 ]
 SCRIPTS = sorted(ROOT.glob("d*.py"))
-FLAGS_OF_OTHERS = {  # TensorBoard, ruff, uv, Slurm, Ray
-    *(
-        "logdir",
-        "check",
-        "torch-backend",
-        "nodes",
-        "ntasks-per-node",
-        "exclusive",
-        "min-nodes",
-        "head",
-        "port",
-    ),
-}
+# TensorBoard, ruff, uv, Slurm, Ray
+FLAGS_OF_OTHERS = {"logdir", "check", "torch-backend", "nodes", "ntasks-per-node", "exclusive"}
+FLAGS_OF_OTHERS |= {"min-nodes", "head", "port"}
 FLAGS_THAT_WERE = {"matmul-precision"}  # what older measurements were made with
 
 
@@ -101,7 +95,7 @@ def test_every_link_leads_somewhere(page):
 def test_every_file_of_the_repository_that_is_named_exists(page):
     words = re.findall(r"[\w./-]+\.(?:py|md|toml|txt|cff)\b", without_code(read(page)))
     commands = re.findall(r"python ([\w./-]+\.py)", read(page))
-    for word in {*words, *commands} - {"cluster.yaml"}:
+    for word in {*words, *commands}:
         if word.startswith("/"):  # of an address, or of a folder that stands before it in words
             continue
         folders = (ROOT, page.parent, ROOT / "benchmark", ROOT / "tests")
@@ -137,6 +131,16 @@ def test_every_flag_that_is_named_exists(page):
     assert named <= allowed, named - allowed
 
 
+@each_page
+def test_every_command_that_is_shown_has_flags_of_its_own_script(page):
+    text = read(page).replace("\\\n", " ")
+    for script, rest in re.findall(r"python ((?:ddpg_|dqn)\w*\.py)([^\n#`]*)", text):
+        flags = {name.replace("_", "-") for name in study.script_flags(script)} | {"help"}
+        for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", rest):
+            is_older = page.parent.name == "benchmark" and flag in FLAGS_THAT_WERE
+            assert flag in flags or flag.removeprefix("no-") in flags or is_older, (script, flag)
+
+
 def test_every_class_and_function_that_the_page_of_the_paper_names_exists():
     source = read(ROOT / "ddpg_continuous.py")
     rows = [row.split(" | ") for row in read(ROOT / "docs" / "paper.md").splitlines()]
@@ -148,11 +152,28 @@ def test_every_class_and_function_that_the_page_of_the_paper_names_exists():
             assert re.search(rf"(?m)^ *(class|def) {part}\b", source), name
 
 
-def test_every_file_of_a_run_that_the_readme_of_runs_lists_is_written():
-    source = "".join(read(script) for script in SCRIPTS)
-    for name in ("args", "summary", "best", "last", "checkpoint", "learning_curve", "videos"):
-        assert name in read(ROOT / "runs" / "README.md")
-        assert f'"{name}' in source, name
+def patterns_of_files():
+    """The names in the table of runs/README.md, `.pdf` as `learning_curve.pdf`."""
+    names = set()
+    for row in read(ROOT / "runs" / "README.md").splitlines():
+        if row.startswith("| `") and ".py`" not in row.split("|")[1]:
+            first, *others = re.findall("`([^`]+)`", row.split("|")[1])
+            stem = first.partition(".")[0]
+            names |= {first, *(stem + x if x.startswith(".p") else x for x in others)}
+    return names
+
+
+def test_the_files_of_a_run_are_those_that_the_readme_of_runs_lists(finished_run, smoke):
+    patterns = patterns_of_files()
+    keras_script = SimpleNamespace(SCRIPT="ddpg_keras", __file__=str(ROOT / "ddpg_keras.py"))
+    keras_run = finished_run(keras_script, *SHORT_NPZ)[0]
+    found = {file.name for path in (smoke[0], keras_run) for file in path.iterdir()}
+    for name in found:
+        same_kind = name.replace("last_", "best_")  # for the … in the table
+        assert any(fnmatch(same_kind, pattern) for pattern in patterns), name
+    only_with_flags_or_pixels = {"observations/", "what_it_sees.png", "videos/", "wandb/"}
+    for pattern in patterns - only_with_flags_or_pixels:
+        assert any(fnmatch(name, pattern) for name in found), pattern
 
 
 # ------------------------------------------------------------------------------ what is shown holds

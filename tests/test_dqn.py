@@ -200,13 +200,17 @@ def test_no_gradient_reaches_the_target_network(target_network):
 
 
 def test_adam_steps_by_hand():
-    agent, batch = new_agent(learning_rate=0.01), new_batch()
-    before = weights(agent.q_network)
-    agent.update(batch)
-    for old, new in zip(before, agent.q_network.parameters(), strict=True):
-        # Adam's first: m and v, bias corrected, are g and g²
-        step = 0.01 * new.grad / (new.grad.abs() + 1e-8)
-        torch.testing.assert_close(old - new.detach(), step, rtol=1e-6, atol=1e-9)
+    agent = new_agent(learning_rate=0.01)
+    w = weights(agent.q_network)
+    m = [torch.zeros_like(x) for x in w]
+    v = [torch.zeros_like(x) for x in w]
+    for t in range(1, 4):
+        agent.update(new_batch(seed=t))
+        for i, new in enumerate(agent.q_network.parameters()):
+            m[i] = 0.9 * m[i] + 0.1 * new.grad
+            v[i] = 0.999 * v[i] + 0.001 * new.grad**2
+            w[i] = w[i] - 0.01 * (m[i] / (1 - 0.9**t)) / ((v[i] / (1 - 0.999**t)).sqrt() + 1e-8)
+            torch.testing.assert_close(new.detach(), w[i], rtol=1e-6, atol=1e-9)
 
 
 # --------------------------------------------------------------------------------------- the target

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from discrete_environments import Counting
+from discrete_environments import Counting, Ending
 from helpers import (
     Hostile,
     arguments,
@@ -84,6 +84,7 @@ def test_a_time_limit_ends_the_episode_but_is_stored_as_no_terminal_state(comman
         *("--env-id", "discrete_environments:Ending-v0", *SMALL, "--total-timesteps", 240),
         *("--eval-every", 0, "--checkpoint-every", 240, "--run-name", "run"),
     )
+    Ending.taken.clear()
     assert command(*flags)[0] == 0
     run = folder / "runs/run"
     assert list(pd.read_csv(run / "episodes.csv")["length"]) == [7, 5] * 20
@@ -91,6 +92,7 @@ def test_a_time_limit_ends_the_episode_but_is_stored_as_no_terminal_state(comman
     ages = np.array([1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 4, 5] * 20)
     terminated = np.array([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1] * 20)
     np.testing.assert_array_equal(rows[:, 0], ages - 1)
+    np.testing.assert_array_equal(rows[:, 2], Ending.taken)
     np.testing.assert_array_equal(rows[:, 3], ages)
     np.testing.assert_array_equal(rows[:, 4], terminated)
     np.testing.assert_array_equal(rows[:, 5], ages)  # at a time limit, too, the true next one
@@ -126,6 +128,7 @@ def test_updates_begin_with_the_first_whole_minibatch_and_come_every_so_many_ste
 
     def counted(agent, batch):
         assert len(sizes) == agent.num_updates + 1
+        assert {len(column) for column in batch} == {8}  # --batch-size
         return update(agent, batch)
 
     monkeypatch.setattr(dqn.ReplayBuffer, "sample", noting_the_size)

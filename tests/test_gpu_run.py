@@ -44,6 +44,8 @@ def test_an_agent_trained_on_cuda_plays_on_the_cpu(script, command, folder):
     assert command(*SHORT[script], "--run-name", "run")[0] == 0
     weights = load(folder / "runs/run/last.pt")["agent"]["networks"]
     assert any(weight.is_cuda for weight in weights.values())
+    agent, _ = script.load_agent(folder / "runs/run/last.pt")
+    assert not any(parameter.is_cuda for parameter in agent.parameters())
     status, out, err = command("--evaluate", "runs/run/last.pt", "--eval-episodes", 2)
     assert (status, err) == (0, "")
     assert "mean" in out

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import algorithm_of
+import torch.nn.functional as F
+from helpers import algorithm_of, resident_bytes
 
 import ddpg_pixels as script
 
@@ -152,13 +153,10 @@ def test_every_transition_is_sampled_as_often():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_touched_only_as_the_buffer_fills():
-    with open("/proc/self/statm") as file:
-        before = int(file.read().split()[1])
-    # 3.7 GB, if touched
+    before = resident_bytes()
     replay = script.ReplayBuffer(100_000, (64, 64, 9), 1, np.random.default_rng(0))
-    with open("/proc/self/statm") as file:
-        after = int(file.read().split()[1])
-    assert (after - before) * os.sysconf("SC_PAGE_SIZE") < 50e6
+    assert replay.observations.nbytes > 3.6e9
+    assert resident_bytes() - before < 50e6
     assert len(replay) == 0
 
 
@@ -195,10 +193,15 @@ def test_running_averages_move_by_0_05_of_the_way_at_each_update():
     torch.testing.assert_close(averages.running_mean, 0.05 * x.mean(dim=(0, 2, 3)))
     variance = 0.95 + 0.05 * x.var(dim=(0, 2, 3))
     torch.testing.assert_close(averages.running_var, variance)
-    dense = agent.actor.norm_1
-    x = agent.actor.convolutions.train()(s).flatten(1)
-    assert dense.momentum == 0.05
-    assert x.shape[1] == agent.actor.layer_1.in_features
+
+
+def test_running_averages_of_dense_layers_move_as_far():
+    agent = new_agent(actor_learning_rate=0.0)
+    s = script.as_input(torch.from_numpy(new_batch(dtype=np.float32)[0]))
+    agent.update(new_batch(dtype=np.float32))
+    moved = agent.actor.norm_1.running_mean.clone()
+    x = agent.actor.layer_1(agent.actor.convolutions(s)).detach()
+    torch.testing.assert_close(moved, 0.05 * x.mean(dim=0))
 
 
 def test_layer_norm_is_over_the_whole_of_one_observation():
@@ -218,6 +221,38 @@ def test_batch_norm_stands_behind_every_layer_before_the_action_and_nowhere_else
     averages = {name for name in agent.state_dict() if "running" in name}
     assert len(averages) == 10
     assert all(name.startswith("actor.") for name in averages), "only to act"
+
+
+def normalised(x, norm):
+    """By the minibatch's own mean and variance, of each channel or unit; then scaled, shifted."""
+    dims = (0, 2, 3) if x.dim() == 4 else (0,)
+    shape = (1, -1, 1, 1) if x.dim() == 4 else (1, -1)
+    mean = x.mean(dim=dims, keepdim=True)
+    variance = x.var(dim=dims, keepdim=True, correction=0)
+    x = (x - mean) / (variance + 1e-5).sqrt()
+    return norm.weight.view(shape) * x + norm.bias.view(shape)
+
+
+def features(network, s):
+    """What the convolutions and the first dense layer make of observations."""
+    for i in (0, 3, 6):
+        convolved = F.conv2d(s, network.convolutions[i].weight, stride=2)
+        s = F.relu(normalised(convolved, network.convolutions[i + 1]))
+    x = s.flatten(1) @ network.layer_1.weight.T
+    return F.relu(normalised(x, network.norm_1))
+
+
+def test_the_networks_worked_out_by_hand(exact_agent):
+    """Batch norm stands in front of each ReLU up to the action, which enters at layer 2."""
+    agent = exact_agent()
+    s, a, *_ = new_batch()
+    s, a = as_pictures(s), torch.from_numpy(a)
+    actor, critic = agent.actor, agent.critic
+    x = F.relu(normalised(features(actor, s) @ actor.layer_2.weight.T, actor.norm_2))
+    close(actor(s), torch.tanh(x @ actor.output.weight.T + actor.output.bias))
+    x = torch.cat([features(critic, s), a], dim=1)
+    x = F.relu(x @ critic.layer_2.weight.T + critic.layer_2.bias)
+    close(critic(s, a), x @ critic.output.weight.T + critic.output.bias)
 
 
 @pytest.mark.parametrize("norm", ["layer", "none"])
@@ -289,6 +324,36 @@ def test_the_actor_gradient_is_the_slope_of_the_mean_q_by_finite_differences(nor
             flat[i] -= sign * step
         slope = (found[0] - found[1]) / (2 * step)
         assert -parameter.grad.flatten()[i].item() == pytest.approx(slope, rel=1e-4), name
+
+
+@every_norm
+def test_the_targets_start_equal_to_the_online_networks(norm):
+    agent = new_agent(norm)
+    for network in ("actor", "critic"):
+        for name, parameter in getattr(agent, network).named_parameters():
+            identical(agent.get_parameter(f"target_{network}.{name}").data, parameter.data)
+
+
+@pytest.mark.parametrize(
+    ("network", "rate", "decay"), [("actor", 0.02, 0.0), ("critic", 0.05, 0.3)]
+)
+def test_adam_steps_by_hand_with_l2_in_the_gradient_of_the_critic_alone(
+    network, rate, decay, exact_agent
+):
+    agent = exact_agent(actor_learning_rate=0.02, critic_learning_rate=0.05, weight_decay=0.3)
+    parameters = list(getattr(agent, network).parameters())
+    w = [parameter.detach().numpy().copy() for parameter in parameters]
+    m = [0.0] * len(parameters)
+    v = [0.0] * len(parameters)
+    for t in range(1, 4):
+        agent.update(new_batch(seed=t), learning_rate_scale=0.5)
+        for i, parameter in enumerate(parameters):
+            g = parameter.grad.numpy() + decay * w[i]
+            m[i] = 0.9 * m[i] + 0.1 * g
+            v[i] = 0.999 * v[i] + 0.001 * g**2
+            step = (m[i] / (1 - 0.9**t)) / (np.sqrt(v[i] / (1 - 0.999**t)) + 1e-8)
+            w[i] = w[i] - 0.5 * rate * step
+            np.testing.assert_allclose(parameter.detach().numpy(), w[i], rtol=1e-8, atol=1e-11)
 
 
 def test_targets_follow_slowly():

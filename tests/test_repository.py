@@ -14,6 +14,7 @@ import study
 from helpers import ROOT
 
 import ddpg_continuous
+import ddpg_pixels
 import dqn
 
 SCRIPTS = sorted(ROOT.glob("d*.py"))
@@ -82,8 +83,10 @@ def test_a_scripts_own_metadata_asks_for_what_it_imports_at_the_versions_of_requ
     for module, packages in imported.items():
         assert packages & asked, f"{module} is imported and not asked for"
         used |= packages
-    # gymnasium imports the first to record a video, Keras the others as its default backend
-    assert asked - used <= {"moviepy", "tensorflow", "tensorflow-cpu"}
+    unused = {"moviepy"}  # gymnasium imports it to record a video
+    if "keras" in imported:
+        unused |= {"tensorflow", "tensorflow-cpu"}  # its default backend
+    assert asked - used <= unused
 
 
 def test_every_requirement_is_a_scripts_or_the_tests_and_pinned():
@@ -190,11 +193,53 @@ def test_the_ddpg_scripts_have_the_same_defaults_but_for_the_task_its_length_and
         assert differing <= of_the_task
 
 
+def test_the_script_for_images_has_the_same_flags_and_those_of_images():
+    pixels, torch = names_of_flags(ddpg_pixels), names_of_flags(ddpg_continuous)
+    assert torch <= pixels
+    assert pixels - torch == {"action_repeat", "crop", "frame_size", "reward_scale"}
+
+
 def test_a_flag_of_the_same_name_has_the_same_type():
     kinds = {}
-    for script in (ddpg_continuous, dqn):
+    for script in (ddpg_continuous, ddpg_pixels, dqn):
         for field in fields(script.Args):
             assert kinds.setdefault(field.name, field.type) == field.type, field.name
+
+
+PAPERS_VALUES = {  # Section 7
+    "actor_learning_rate": 1e-4,
+    "critic_learning_rate": 1e-3,
+    "anneal": False,
+    "weight_decay": 1e-2,
+    "gamma": 0.99,
+    "tau": 0.001,
+    "batch_size": 64,
+    "buffer_size": 1_000_000,
+    "hidden_sizes": [400, 300],
+    "norm": "batch",
+    "noise": "ou",
+    "noise_sigma": 0.2,
+    "ou_theta": 0.15,
+}
+
+
+@pytest.mark.parametrize("name", ["ddpg_continuous", "ddpg_tf_explicit", "ddpg_keras"])
+def test_a_default_is_the_papers_unless_the_page_says_so_and_help_names_the_papers(name):
+    page = (ROOT / "docs" / "paper.md").read_text(encoding="utf-8")
+    table = page.partition("## Where a default differs")[2].partition("And the paper")[0]
+    defaults = study.defaults(f"{name}.py")
+    for flag, value in PAPERS_VALUES.items():
+        is_listed = f"| `--{flag.replace('_', '-')}` |" in table
+        assert (defaults[flag] != value) == is_listed, flag
+        (said,) = re.findall(r"\(paper: ([^;)]*)\)", study.script_flags(f"{name}.py")[flag].comment)
+        if flag == "hidden_sizes":
+            assert said == "400 300"
+        elif flag == "anneal":
+            assert said == "no"
+        elif isinstance(value, str):
+            assert said == value
+        else:
+            assert float(said) == value, flag
 
 
 def test_every_file_of_tests_has_a_docstring():

@@ -9,10 +9,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import speed
+import study
 from torch.utils.flop_counter import FlopCounterMode
 
 import ddpg_continuous
@@ -92,8 +94,69 @@ def test_the_table_has_the_ratio_within_a_turn_and_the_share_of_the_fastest_floo
     assert len(floors) == len(speed.FLOORS)
 
 
+@pytest.fixture
+def events(monkeypatch):
+    """What contestants that are none do; a turn takes A one second and B two, or never ends."""
+    found = []
+
+    class Fake(speed.Contestant):
+        def end_of_turn(self):
+            found.append(f"{self.name} is ready")
+
+        def take_turn(self):
+            found.append(self.name)
+            if found.count(self.name) == 4:
+                raise study.StudyError(f"{self.name} failed")
+            return {"A": 1.0, "B": 2.0}[self.name]
+
+    def fake_start(name, threads, args, errors):
+        return Fake(name, SimpleNamespace(kill=lambda: found.append(f"{name} is killed")), errors)
+
+    monkeypatch.setattr(speed, "start", fake_start)
+    return found
+
+
+CSV_OF_THREE_TURNS = [f"1,{turn},{x}" for turn in range(3) for x in ("A,250.0", "B,125.0")]
+
+
+def test_contestants_take_turns_in_the_opposite_order_every_second_time(events, tmp_path):
+    speeds = speed.measure(["A", "B"], 1, SimpleNamespace(turns=3), tmp_path / "speed.csv")
+    ready, killed = ["A is ready", "B is ready"], ["B is killed", "A is killed"]
+    assert events == [*ready, "A", "B", "B", "A", "A", "B", *killed]
+    assert speeds["B"].tolist() == [125.0] * 3
+    assert (tmp_path / "speed.csv").read_text().splitlines() == CSV_OF_THREE_TURNS
+
+
+def test_the_turns_before_a_contestant_fails_are_kept(events, tmp_path):
+    with pytest.raises(study.StudyError):
+        speed.measure(["A", "B"], 1, SimpleNamespace(turns=9), tmp_path / "speed.csv")
+    assert events[-2:] == ["B is killed", "A is killed"]
+    assert (tmp_path / "speed.csv").read_text().splitlines() == CSV_OF_THREE_TURNS
+
+
+def test_a_peer_that_fails_or_is_not_there_is_named(tmp_path, capsys):
+    failing = f"{sys.executable} -c 'import sys; sys.exit(\"no engine\")'"
+    args = SimpleNamespace(peer=[("X", failing)], device="cpu", turns=1, batch_size=8)
+    contestant = speed.start("X", 1, args, tmp_path / "errors.txt")
+    with pytest.raises(study.StudyError, match="X failed: see above"):
+        contestant.end_of_turn()
+    assert "no engine" in capsys.readouterr().err
+    args.peer = [("X", "no-such-program")]
+    with pytest.raises(study.StudyError, match="X cannot be started"):
+        speed.start("X", 1, args, tmp_path / "errors.txt")
+
+
+def test_bad_flags_are_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "["])
+    with pytest.raises(SystemExit) as exit:
+        speed.main()
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--only [")
+
+
 @pytest.mark.slow
-def test_contestants_take_turns(tmp_path):
+def test_the_reference_and_the_floor_are_measured(tmp_path):
     for library in ["stable_baselines3", "rich", "jax"]:
         pytest.importorskip(library)  # they are in requirements-dev.txt
     flags = ["--turns", "2", "--threads", "1", "--only", "^$", "--out", str(tmp_path)]
@@ -127,11 +190,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 )
 def test_a_command_without_its_packages_is_one_line_with_the_pip_command(script, package):
     words = [package, str(BENCHMARK / script)]
-    if script != "speed.py":  # whose --help needs neither
+    if script != "speed.py":  # which asks for its packages when it begins, and not for --help
         words.append("--help")
     command = [sys.executable, "-c", WITHOUT, *words]
     variables = {**speed.os.environ, "PYTHONPATH": str(BENCHMARK)}
-    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=120)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.endswith(": pip install -r requirements.txt -r requirements-dev.txt")

@@ -419,14 +419,13 @@ def test_a_finished_run_notes_the_machines_and_versions_that_its_processes_were_
     file, tmp_path, monkeypatch
 ):
     """The version is the one at the start: the files may change while the run goes on."""
-    Outcomes(monkeypatch, 0)
+    Outcomes(monkeypatch, 0, -signal.SIGKILL, 0)
     run = first_run(file, tmp_path)
     assert sweep.train(run, tmp_path) == ""
     assert commits_of(run) == ["a"]
     shutil.rmtree(run.path)
-    Outcomes(monkeypatch, -signal.SIGKILL, 0)
     assert sweep.train(run, tmp_path) == ""
-    assert commits_of(run) == ["a", "b"]  # without that of the run which was deleted
+    assert commits_of(run) == ["b", "c"]  # without that of the run which was deleted
 
 
 def test_a_worker_that_dies_at_a_runs_end_leaves_what_it_was_started_from(

@@ -228,6 +228,20 @@ def train(toy, tmp_path, monkeypatch):
     return run
 
 
+def test_every_minibatch_has_the_size_that_was_asked_for(train, monkeypatch):
+    sizes = []
+    update = script.DDPG.update
+
+    def noting_the_size(agent, batch, *rest):
+        sizes.extend(len(column) for column in batch)
+        return update(agent, batch, *rest)
+
+    monkeypatch.setattr(script.DDPG, "update", noting_the_size)
+    train(batch_size=5)
+    assert len(sizes) == 5 * (320 - RANDOM_STEPS)
+    assert set(sizes) == {5}
+
+
 def episodes_of(events):
     """The actions in [-1, 1] of each episode, (T, A), from those that the environment received."""
     found = []

@@ -35,6 +35,7 @@ class Ending(gym.Env):
 
     observation_space = gym.spaces.Box(-100, 100, (2,))
     action_space = gym.spaces.Discrete(2)
+    taken = []
 
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
@@ -47,6 +48,7 @@ class Ending(gym.Env):
         return np.float32([0, self.episode]), {}
 
     def step(self, action):
+        Ending.taken.append(int(action))
         self.age += 1
         terminated = self.episode % 2 == 0 and self.age == 5
         observation = np.float32([self.age, self.episode])
