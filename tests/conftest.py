@@ -14,6 +14,14 @@ import ddpg_continuous
 
 matplotlib.use("Agg")  # needs no display
 
+# What Python itself does not show
+HIDDEN_WARNINGS = (
+    DeprecationWarning,
+    PendingDeprecationWarning,
+    ImportWarning,
+    ResourceWarning,
+)
+
 
 @pytest.fixture
 def script():
@@ -50,9 +58,7 @@ def command(script, monkeypatch, capsys):
         status = 0
         with warnings.catch_warnings():
             warnings.resetwarnings()
-            for hidden in (DeprecationWarning, PendingDeprecationWarning):
-                warnings.simplefilter("ignore", hidden)
-            for hidden in (ImportWarning, ResourceWarning):
+            for hidden in HIDDEN_WARNINGS:
                 warnings.simplefilter("ignore", hidden)
             warnings.showwarning = show
             try:
@@ -114,7 +120,7 @@ def finished_run(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def begun_runs(request):
-    """The runs that test modules name in FINISHED_RUNS begin at once, on the second core."""
+    """The runs that test modules name in FINISHED_RUNS begin at once, beside the first tests."""
     for item in request.session.items:
         if "finished_run" in item.fixturenames:
             finished_run = request.getfixturevalue("finished_run")

@@ -393,7 +393,7 @@ def test_render_without_evaluate_is_refused_before_anything_is_written(command, 
     assert not (folder / "runs").exists()
 
 
-def test_evaluate_without_a_display_to_render_on_says_so_in_one_line(
+def test_evaluate_with_a_driver_that_is_not_there_says_so_in_one_line(
     command, finished, monkeypatch
 ):
     pygame = importlib.import_module("pygame")

@@ -16,6 +16,32 @@ NAMES = ("ddpg_continuous", "ddpg_keras", "ddpg_pixels", "ddpg_tf_explicit", "dq
 SIBLINGS = NAMES[1:]
 
 
+def headings(text):
+    """The heading that each function, class and constant of a script stands under."""
+    found, heading = {}, ""
+    tops = {}
+    for name, source in parts(text).items():
+        tops[text.index(f"\n{source}\n")] = name
+    for match in re.finditer(r"(?m)^# -{10,} (.*)$", text):
+        tops[match.start()] = f"# {match[1]}"
+    for position in sorted(tops):
+        if tops[position].startswith("# "):
+            heading = tops[position]
+        else:
+            found[tops[position]] = heading
+    return found
+
+
+@pytest.mark.parametrize("copy", copy_shared.COPIES, ids=lambda copy: copy.target)
+def test_what_is_shared_stands_under_the_same_heading(copy):
+    source, target = [
+        headings((ROOT / name).read_text(encoding="utf-8")) for name in (copy.source, copy.target)
+    ]
+    assert len(set(source.values())) > 10
+    shared = [x for x in source if x not in copy.own and (not copy.only or x in copy.only)]
+    assert {x: target[x] for x in shared} == {x: source[x] for x in shared}
+
+
 @pytest.fixture
 def copies(tmp_path, monkeypatch, capsys):
     """Copies of the scripts, and the command run on them: its exit status and its output."""

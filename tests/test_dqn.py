@@ -117,6 +117,38 @@ def test_layers_start_uniformly_within_one_over_root_fan_in():
         assert layer.weight.std().item() == pytest.approx(fan_in**-0.5 / 3**0.5, rel=0.1)
 
 
+# ----------------------------------------------------------------------------------- replay buffer
+def filled_replay(capacity, added):
+    """The transition number i is (i, …), i % 4, −i, i % 3 == 0, (i + 0.5, …)."""
+    replay = dqn.ReplayBuffer(capacity, 3, 1, np.random.default_rng(0))
+    for i in range(added):
+        s = np.full(3, i, np.float32)
+        replay.add(s, i % 4, -float(i), i % 3 == 0, s + 0.5)
+    return replay
+
+
+def test_replay_returns_whole_transitions_as_they_were_stored_in_columns():
+    """A column (N,) against Q (N, 1) would silently broadcast to (N, N)."""
+    s, a, r, terminated, next_s = filled_replay(100, 70).sample(500)
+    number = s[:, :1]
+    np.testing.assert_array_equal(s, number.repeat(3, axis=1))
+    np.testing.assert_array_equal(a, number % 4)
+    np.testing.assert_array_equal(r, -number)
+    np.testing.assert_array_equal(terminated, number % 3 == 0)
+    np.testing.assert_array_equal(next_s, s + 0.5)
+    assert a.shape == r.shape == terminated.shape == (500, 1)
+
+
+@pytest.mark.parametrize(("added", "kept"), [(1, range(1)), (50, range(50)), (127, range(77, 127))])
+def test_replay_samples_uniformly_from_the_newest_transitions_and_nothing_else(added, kept):
+    numbers = filled_replay(50, added).sample(100_000)[0][:, 0].astype(int)
+    assert set(numbers.tolist()) == set(kept)
+    counts = np.bincount(numbers)[list(kept)]
+    expected = 100_000 / len(kept)
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    assert chi_square < len(kept) + 5 * (2 * len(kept)) ** 0.5
+
+
 # --------------------------------------------------------------------------------------- the update
 def target_by_hand(agent, batch, gamma=0.99):
     """y = r + γ max Q'(s', a'), a transition at a time."""

@@ -248,9 +248,13 @@ def test_evaluate_prints_every_episode_and_their_mean_and_films_the_first(run, c
 
 
 @pytest.mark.parametrize("env_id", ["Acrobot-v1", "MountainCar-v0", "LunarLander-v3"])
-def test_other_discrete_environments_run(env_id, command, folder):
+def test_other_discrete_environments_train(env_id, command, folder):
+    run = folder / "runs/run"
     assert command(*CARTPOLE, "--env-id", env_id, "--total-timesteps", 230)[0] == 0
-    assert (folder / "runs/run/last.pt").exists()
+    start, end = load(run / "checkpoint.pt"), load(run / "last.pt")  # of step 0, the only one
+    assert start["progress"]["step"] == 0
+    assert not is_same(start["agent"]["networks"], end["agent"]["networks"])
+    assert np.isfinite(pd.read_csv(run / "updates.csv").to_numpy()).all()
 
 
 # ---------------------------------------------------------------------------------------- bad input

@@ -45,6 +45,20 @@ def test_evaluate_changes_nothing_in_the_run_directory(smoke, command):
     assert snapshot(smoke[0]) == before
 
 
+def test_evaluate_with_an_env_id_imports_the_module_of_that_id_alone(smoke, command, folder):
+    """The id in a file from somebody else may name a module that does harm."""
+    (folder / "harmful.py").write_text("import pathlib\npathlib.Path('harm').mkdir()\n")
+    content = script.load_weights(smoke[0] / "best.pt")
+    content["args"]["env_id"] = "harmful:Env-v0"
+    script.save_weights(folder / "best.pt", content)
+    flags = ("--evaluate", "best.pt", "--eval-episodes", 1)
+    status, _, err = command(*flags, "--env-id", "LunarLanderContinuous-v3")
+    assert (status, err) == (0, "")
+    assert not (folder / "harm").exists()
+    command(*flags)
+    assert (folder / "harm").exists(), "without the flag it is imported"
+
+
 def test_evaluate_records_the_first_episode(command, folder):
     assert command(*POINT, "--total-timesteps", 20, "--run-name", "run")[0] == 0
     flags = ("--evaluate", "runs/run/best.pt", "--eval-episodes", 2, "--capture-video")

@@ -282,9 +282,13 @@ def test_an_update_gives_scalar_tensors_which_are_finite(norm):
 
 def test_a_learning_rate_of_zero_moves_nothing_but_targets_and_running_averages():
     agent = shared_agent("batch")
+    agent.update(continuous_batch())  # the targets are others now
     before = arrays(online(agent))
+    old_targets = [arrays(weights) for weights in (agent.target_actor, agent.target_critic)]
     agent.update(continuous_batch(), learning_rate_scale=0.0)
     identical(before, arrays(online(agent)))
+    for weights, old in zip((agent.target_actor, agent.target_critic), old_targets, strict=True):
+        assert np.abs(arrays(weights)[0] - old[0]).max() > 0
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])

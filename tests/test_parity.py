@@ -133,19 +133,17 @@ def output_gradients(monkeypatch):
 
 
 # --------------------------------------------------------------------------------- the same numbers
-def test_both_act_value_and_aim_at_the_same(pair, batch, dtype):
+def test_all_four_networks_compute_the_same(pair, batch, dtype):
     one, other = pair
-    s, a, r, terminated, next_s = [torch.from_numpy(x) for x in batch]
-    mu, q = one.actor(s), one.critic(s, a)
-    y = r + 0.9 * (1 - terminated) * one.target_critic(next_s, one.target_actor(next_s))
-
-    s, a, r, terminated, next_s = [tf.constant(x) for x in batch]
-    next_a = other.target_actor(next_s, training=True)
-    next_q = other.target_critic([next_s, next_a], training=True)
-    other_y = r + 0.9 * (1 - terminated) * next_q
-    assert relative_error(mu, other.actor(s, training=True)) <= TOLERANCE[dtype]
-    assert relative_error(q, other.critic([s, a], training=True)) <= TOLERANCE[dtype]
-    assert relative_error(y, other_y) <= TOLERANCE[dtype]
+    s, a, *_ = [torch.from_numpy(x) for x in batch]
+    other_s, other_a, *_ = [tf.constant(x) for x in batch]
+    for name in ("actor", "target_actor"):
+        mu, other_mu = getattr(one, name)(s), getattr(other, name)(other_s, training=True)
+        assert relative_error(mu, other_mu) <= TOLERANCE[dtype]
+    for name in ("critic", "target_critic"):
+        q = getattr(one, name)(s, a)
+        other_q = getattr(other, name)([other_s, other_a], training=True)
+        assert relative_error(q, other_q) <= TOLERANCE[dtype]
 
 
 def test_one_update_has_the_same_losses_values_and_gradients(pair, batch, dtype):

@@ -495,7 +495,7 @@ def test_an_environment_is_seen_as_ever_while_others_are_made_rendered_and_close
     program = "from test_pixels import see_beside_others as see\n"
     program += "see('InvertedPendulum-v5')\nsee('LunarLanderContinuous-v3')"
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
 
 
 def test_a_video_and_whoever_else_renders_change_nothing_of_what_is_seen(tmp_path):

@@ -202,9 +202,15 @@ def test_all_that_changes_during_training_is_in_the_checkpoint(monkeypatch):
     monkeypatch.setattr(ddpg_pixels, "write_checkpoint", write_and_compare)
     args = ddpg_pixels.Args(
         env_id="pixel_environments:Trace-v0",
-        **{"hidden_sizes": (16, 12), "batch_size": 8, "frame_size": 15, "learning_starts": 30},
-        **{"total_timesteps": 120, "eval_every": 40, "eval_episodes": 1},
-        **{"checkpoint_every": 20, "buffer_size": 70},
+        hidden_sizes=(16, 12),
+        batch_size=8,
+        frame_size=15,
+        learning_starts=30,
+        total_timesteps=120,
+        eval_every=40,
+        eval_episodes=1,
+        checkpoint_every=20,
+        buffer_size=70,
     )
     ddpg_pixels.train(args)
     assert len(found) >= 2
@@ -454,7 +460,7 @@ def test_the_picture_shows_stored_observations_and_their_influence(run, monkeypa
     monkeypatch.setattr(
         ddpg_pixels.Figure, "savefig", lambda figure, *_, **__: figures.append(figure)
     )
-    args = ddpg_pixels.as_args({**ddpg_pixels.load_json(run / "args.json")["args"]})
+    args = ddpg_pixels.as_args(ddpg_pixels.load_json(run / "args.json")["args"])
     training = new_training(ddpg_pixels, args)
     ddpg_pixels.restore_checkpoint(run, args, training)
     before = training.rng.bit_generator.state

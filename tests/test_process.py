@@ -10,10 +10,11 @@ import filelock
 import numpy as np
 import pytest
 import torch
-from helpers import ENVIRONMENTS, POINT, QUICK, Killed, refused
+from helpers import ENVIRONMENTS, POINT, QUICK, Killed, refused, summary
 from point_environments import Point
 
 import ddpg_continuous
+import ddpg_pixels
 import dqn
 
 pytestmark = pytest.mark.usefixtures("folder")
@@ -78,19 +79,26 @@ def settings():
 
 @pytest.mark.parametrize(
     ("script", "algorithm"),
-    [(ddpg_continuous, ddpg_continuous.DDPG), (dqn, dqn.DQN)],
-    ids=["ddpg_continuous", "dqn"],
+    [
+        (ddpg_continuous, ddpg_continuous.DDPG),
+        (ddpg_pixels, ddpg_pixels.DDPG),
+        (dqn, dqn.DQN),
+    ],
+    ids=["ddpg_continuous", "ddpg_pixels", "dqn"],
 )
 def test_neither_a_constructor_nor_load_policy_changes_a_setting_of_the_process(
     script, algorithm, two_threads, ordinary_floats, folder
 ):
+    observation = np.zeros(3, np.float32)
+    if script is ddpg_pixels:
+        observation = np.zeros((64, 64, 3), np.uint8)
     before = settings()
     args = script.Args(num_threads=1, hidden_sizes=(8, 8))
     agent = algorithm(3, 2, args)
     assert settings() == before
     script.save_agent(folder / "agent.pt", args, agent)
     policy, _ = script.load_policy(folder / "agent.pt")
-    policy(np.zeros(3, np.float32))
+    policy(observation)
     assert settings() == before
 
 
@@ -149,6 +157,8 @@ def test_one_process_trains_twice_and_resumes(folder, monkeypatch):
     settings["total_timesteps"] = 80
     ddpg_continuous.train(ddpg_continuous.Args(**settings, resume="runs/one"))
     assert not is_locked(folder / "runs/one")
+    assert summary(folder / "runs/one")["steps"] == 80
+    assert summary(folder / "runs/two")["steps"] == 60
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,8 @@
 """What a run says of its progress: the bar, the lines, and when it counts as solved."""
 
-import fcntl
 import os
-import pty
 import re
 import struct
-import termios
 
 import pytest
 from helpers import POINT, QUICK, summary
@@ -13,6 +10,9 @@ from tqdm import tqdm
 
 import ddpg_continuous as script
 
+fcntl = pytest.importorskip("fcntl")  # none of these is there on Windows
+pty = pytest.importorskip("pty")
+termios = pytest.importorskip("termios")
 REACHED = "100-episode mean of the training return has reached"
 pytestmark = pytest.mark.usefixtures("folder")
 

@@ -696,6 +696,16 @@ def test_the_committed_reports_are_what_the_csvs_give(committed):
                 assert (folder / name).read_text(encoding="utf-8") == text, f"{folder}/{name}"
 
 
+def test_mountain_car_is_learned_with_strong_correlated_noise(committed):
+    """With weak noise DDPG learns to do nothing there, which returns about 0."""
+    _, groups = committed
+    (group,) = [x for x in groups["classic"] if x.env_id == "MountainCarContinuous-v0"]
+    args = [report.run_args(path) for path in group.paths]
+    assert {(x["noise"], x["noise_sigma"]) for x in args} == {("ou", 0.5)}
+    assert len(group.seeds) >= 4
+    assert np.median(group.last) >= 90
+
+
 def test_the_page_begins_with_what_it_is_its_command_a_picture_and_a_short_table(committed):
     page = report.results_page(*committed)
     heading, introduction, picture = page.split("\n\n")[:3]

@@ -126,13 +126,28 @@ def test_what_stands_above_the_training_is_less_than_300_lines_of_code(source):
     assert len([number for number in code_lines(source) if number < end]) < 300
 
 
-def test_no_function_has_over_50_lines_of_code_and_no_class_over_120(source):
+LONGER = {  # lines of code; whoever splits one of them takes it out
+    "learn": 33,  # Algorithm 1's update, in one block
+    "training_loop": 34,
+    "evaluate_file": 37,
+}
+
+
+def test_no_function_has_over_30_lines_of_code_and_no_class_over_100(source):
     code = code_lines(source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             length = len(code & set(range(node.lineno, node.end_lineno + 1)))
-            limit = 120 if isinstance(node, ast.ClassDef) else 50
-            assert length <= limit, node.name
+            limit = 100 if isinstance(node, ast.ClassDef) else 30
+            assert length <= LONGER.get(node.name, limit), f"{node.name}: {length}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_flag_has_a_sentence(path):
+    flags = study.script_flags(path.name)
+    assert len(flags) > 20
+    for name, flag in flags.items():
+        assert len(re.findall(r"[a-z]+", flag.comment)) >= 3, name
 
 
 @pytest.mark.parametrize("folder", [".", *FOLDERS])

@@ -147,28 +147,36 @@ def test_adam_steps_by_hand_with_l2_in_the_gradient_of_the_critic_alone(network,
     taken = []
 
     def watched(gradients, variables):
-        taken.extend(arrays(gradients))
+        taken[:] = arrays(gradients)
         apply(gradients, variables)
 
     optimizer.apply = watched
-    before = arrays(model.trainable_variables)
-    batch = [tf.constant(x) for x in continuous_batch()]
-    if network == "critic":
-        s, a, r, terminated, next_s = batch
-        next_q = agent.target_critic([next_s, agent.target_actor(next_s)])
-        y = r + 0.99 * (1 - terminated) * next_q
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_mean((agent.critic([s, a]) - y) ** 2)
-        expected = tape.gradient(loss, model.trainable_variables)
-    agent.learn(batch, 0.5)
-    after = arrays(model.trainable_variables)
-    if network == "critic":
-        for g, plain, w in zip(taken, expected, before, strict=True):
-            np.testing.assert_allclose(g, plain + decay * w, rtol=1e-3, atol=1e-6)
-    for old, new, g in zip(before, after, taken, strict=True):
-        m, v = 0.1 * g, 0.001 * g * g
-        step = 0.5 * rate * np.sqrt(1 - 0.999) / (1 - 0.9) * m / (np.sqrt(v) + 1e-8)
-        np.testing.assert_allclose(old - new, step, rtol=2e-3, atol=1e-6)
+    m = [0.0 for _ in model.trainable_variables]
+    v = [0.0 for _ in model.trainable_variables]
+    for t in range(1, 4):
+        before = arrays(model.trainable_variables)
+        batch = [tf.constant(x) for x in continuous_batch(seed=t)]
+        if network == "critic":
+            expected = gradients_of_the_loss(agent, batch)
+        agent.learn(batch, 0.5)
+        if network == "critic":
+            for g, plain, w in zip(taken, expected, before, strict=True):
+                np.testing.assert_allclose(g, plain + decay * w, rtol=1e-3, atol=1e-6)
+        for i, new in enumerate(arrays(model.trainable_variables)):
+            m[i] = 0.9 * m[i] + 0.1 * taken[i]
+            v[i] = 0.999 * v[i] + 0.001 * taken[i] ** 2
+            step = 0.5 * rate * np.sqrt(1 - 0.999**t) / (1 - 0.9**t) * m[i] / (np.sqrt(v[i]) + 1e-8)
+            np.testing.assert_allclose(before[i] - new, step, rtol=2e-3, atol=1e-6)
+
+
+def gradients_of_the_loss(agent, batch):
+    """The gradient of the mean squared error, without norm and without L2."""
+    s, a, r, terminated, next_s = batch
+    next_q = agent.target_critic([next_s, agent.target_actor(next_s)])
+    y = r + 0.99 * (1 - terminated) * next_q
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((agent.critic([s, a]) - y) ** 2)
+    return arrays(tape.gradient(loss, agent.critic.trainable_variables))
 
 
 @every_norm
@@ -222,9 +230,14 @@ def test_the_update_and_the_policy_are_traced_once_whatever_the_learning_rate():
 
 def test_a_learning_rate_of_zero_moves_nothing_but_the_targets():
     agent = shared_agent("none")
+    agent.update(continuous_batch())  # the targets are others now
     before = online(agent)
+    targets = [agent.target_actor, agent.target_critic]
+    old_targets = [arrays(network.trainable_variables) for network in targets]
     agent.update(continuous_batch(), learning_rate_scale=0.0)
     identical(before, online(agent))
+    for network, old in zip(targets, old_targets, strict=True):
+        assert np.abs(arrays(network.trainable_variables)[0] - old[0]).max() > 0
 
 
 def test_a_state_is_a_copy_and_brings_everything_back():
@@ -297,6 +310,7 @@ A_PROGRAM = """if True:
 
     seen = {"torch is imported": "torch" in sys.modules}
     before = settings()
+    seen["threads at the start"] = before["threads"]
     script.DDPG(3, 1, script.Args(num_threads=2, hidden_sizes=(8, 8)))
     seen["changed by a constructor"] = changed(before)
     policy, args = script.load_policy(sys.argv[1])
@@ -306,6 +320,7 @@ A_PROGRAM = """if True:
     args.runs_dir, args.run_name = "runs", "more"
     args.total_timesteps, args.num_threads, args.checkpoint_every = 120, 2, 1000
     script.train(args)
+    seen["threads at the end"] = settings()["threads"]
     print(json.dumps(seen))
 """
 
@@ -334,6 +349,21 @@ def test_neither_a_constructor_nor_load_policy_changes_a_setting_of_the_process(
     assert seen["changed by load_policy"] == []
 
 
-def test_a_program_that_has_loaded_a_policy_can_still_train_with_other_threads(a_program):
-    folder, _ = a_program
+def test_a_program_that_has_loaded_a_policy_can_still_train_though_with_the_threads_it_has(
+    a_program,
+):
+    """TensorFlow refuses other threads once it has begun."""
+    folder, seen = a_program
     assert (folder / "runs/more/last.npz").exists()
+    assert seen["threads at the end"] == seen["threads at the start"]
+
+
+def test_a_training_has_the_threads_that_were_asked_for(folder):
+    program = """if True:
+        import ddpg_tf_explicit as script
+        script.prepare_framework(script.Args(num_threads=3))
+        print(script.tf.config.threading.get_intra_op_parallelism_threads())
+    """
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, env=process_variables(), capture_output=True, text=True)
+    assert done.stdout.strip() == "3", done.stderr

@@ -113,7 +113,7 @@ def parts(x):
     if isinstance(x, list | tuple | deque):
         return dict(enumerate(x))
     if hasattr(x, "__dict__"):
-        return {name: x for name, x in vars(x).items() if name not in IGNORED_ATTRIBUTES}
+        return {key: value for key, value in vars(x).items() if key not in IGNORED_ATTRIBUTES}
     raise TypeError(f"how to compare a {type(x)}?")
 
 
