@@ -272,6 +272,52 @@ def test_the_critic_of_the_picture_normalises_by_replayed_transitions(monkeypatc
     torch.testing.assert_close(agent.critic(s[:1], a[:1]), q[:1], rtol=1e-3, atol=1e-5)
 
 
+# ------------------------------------------------------- docs/landings.py: when the landers landed
+@pytest.fixture
+def landings(monkeypatch):
+    """The module docs/landings.py."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import landings
+
+    return landings
+
+
+def test_when_a_lander_landed_and_was_solved_by_hand(landings, tmp_path):
+    run = tmp_path / "seed-7"
+    run.mkdir()
+    # A crash, a landing, a time limit in the air, and then landings
+    episodes = {"step": [100, 300, 1300, *range(1400, 3400, 100)]}
+    episodes["length"] = [100, 200, 1000, *[100] * 20]
+    episodes["return"] = [-150.0, 120.0, 150.0, *[230.0] * 20]
+    evaluations = {"step": [0, 5_000, 10_000], "mean": [-100.0, 205.0, 100.0]}
+    updates = {"step": [25_000, 25_100, 30_000, 30_100], "saturation": [0.9, 0.2, 0.4, 0.9]}
+    updates["q"] = [9.0, 1.0, 3.0, 9.0]
+    for name, content in [
+        ("episodes", episodes),
+        ("evaluations", evaluations),
+        ("updates", updates),
+    ]:
+        pd.DataFrame(content).to_csv(run / f"{name}.csv", index=False)
+    assert landings.when(run) == pytest.approx(
+        {
+            "seed": 7,
+            "first_landing": 300,
+            "landing_20": 3_200,  # the nineteenth of the last 20
+            "solved": 5_000,
+            "landings": 21,
+            "early_saturation": 0.3,
+            "early_q": 2.0,
+        }
+    )
+    assert np.isnan(landings.nth(np.array([1, 2]), 3))
+
+
+def test_the_committed_landings_are_what_the_committed_runs_give(landings):
+    committed = pd.read_csv(landings.TABLE)
+    pd.testing.assert_frame_equal(landings.table().reset_index(drop=True), committed)
+    assert len(landings.draw(committed).axes) == 2
+
+
 # ----------------------------------------------------------- docs/followed.py: how a training went
 @pytest.fixture
 def followed(monkeypatch):
