@@ -83,7 +83,7 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # learning rates fall linearly to zero at the last step (paper: no)
+    anneal: bool = True  # learning rates fall linearly, from step 0 to the last one (paper: no)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.03  # rate τ at which the targets follow (paper: 0.001)
@@ -262,7 +262,7 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """The action value Q(s, a): (N, S) and (N, A) to (N, 1). Normalised before a enters.
 
-    Further rows of s count in batch norm's minibatch, and have no value of their own.
+    s may have N rows more than a: they count in batch norm's statistics, and Q leaves them out.
     """
 
     def __init__(self, observation_size: int, action_size: int, args: Args) -> None:
@@ -469,6 +469,7 @@ def train(args: Args) -> None:
         check_video(args.env_id)
     with make_env(args.env_id) as env:
         note_missing_time_limit(env, args.env_id)
+        note_missing_updates(args)
         rng = np.random.default_rng(args.seed)
         observation_size, action_size = sizes_of(env)
         agent = DDPG(observation_size, action_size, args)
@@ -1611,6 +1612,13 @@ def check(args: Args) -> None:
     }
     for name, (low, high) in ranges.items():
         check_range(name, getattr(args, name), low, high)
+
+
+def note_missing_updates(args: Args) -> None:
+    """Prints a line if the run ends before its first update."""
+    if args.total_timesteps <= args.learning_starts:
+        lengths = f"--total-timesteps {args.total_timesteps}, --learning-starts"
+        print(f"nothing will be learned: {lengths} {args.learning_starts}")
 
 
 def check_range(name: str, value: float | tuple, low: float, high: float) -> None:

@@ -61,7 +61,7 @@ from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Literal, NoReturn, get_type_hints
+from typing import Any, Literal, NoReturn, get_type_hints
 
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
@@ -107,7 +107,7 @@ class Args:
     actor_learning_rate: float = 1e-4  # learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # learning rate for the critic (paper: 1e-3)
     optimizer: Literal["adam", "rmsprop"] = "adam"  # of both networks (paper: adam)
-    anneal: bool = True  # learning rates fall linearly to zero at the last step (paper: no)
+    anneal: bool = True  # learning rates fall linearly, from step 0 to the last one (paper: no)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.03  # rate τ at which the targets follow (paper: 0.001)
@@ -227,10 +227,10 @@ class ReplayBuffer:
 
 
 # ------------------------------------------------------------------------------- actor and critic
-Tensor = keras.KerasTensor | object  # Keras's while the networks are built, then the backend's
+Tensor = Any  # Keras's while the networks are built, then the backend's
 
 
-def linear(x: Tensor, units: int, bound: float, bias: bool = True) -> Tensor:
+def linear(x: keras.KerasTensor, units: int, bound: float, bias: bool = True) -> keras.KerasTensor:
     """A linear layer of x, (N, fan-in) to (N, units), drawn from U(−bound, bound) (Section 7).
 
     The bound is 1/√fan-in for hidden layers and 3e-3 for the last one.
@@ -273,7 +273,8 @@ def make_networks(
     s = keras.Input((observation_size,))
     a = keras.Input((action_size,))
 
-    # x becomes μ(s), z becomes Q(s, a). The layers' order decides which weights a seed draws.
+    # x becomes μ(s), z becomes Q(s, a). The layers' order decides which weights a seed draws: this
+    # one is that of the committed runs.
     x = input_normalisation(s, args.norm)  # (N, S)
     x = hidden(x, units_1, args.norm)  # (N, units_1)
     x = hidden(x, units_2, args.norm)  # (N, units_2)
@@ -352,7 +353,7 @@ def forward(model: keras.Model, weights: list, inputs: Inputs) -> tuple:
     return model.stateless_call(weights, model.non_trainable_variables, inputs, training=True)
 
 
-def beside(model: keras.Model, weights: list, inputs: Inputs, others: Inputs) -> tuple:
+def forward_beside(model: keras.Model, weights: list, inputs: Inputs, others: Inputs) -> tuple:
     """What forward() returns for `inputs`, N rows, with `others` in the same minibatch.
 
     Batch norm removes a minibatch's mean. Normalised apart, s and s' would have the same mean, and
@@ -363,6 +364,7 @@ def beside(model: keras.Model, weights: list, inputs: Inputs, others: Inputs) ->
     """
     if not model.non_trainable_variables:  # no batch norm: no row depends on another
         return forward(model, weights, inputs)
+    # Of an actor s and s'; of a critic s and s', and a and a'
     both = keras.tree.map_structure(lambda *pair: keras.ops.concatenate(pair), inputs, others)
     outputs, averages = forward(model, weights, both)  # 2N rows
     return keras.ops.split(outputs, 2)[0], averages
@@ -435,12 +437,14 @@ class DDPG:
         s, a, r, terminated, next_s = batch
 
         # `terminated`, not `done`: a time limit ends the episode, but not the task
-        next_a, _ = beside(self.actor, self.target_actor, next_s, s)  # (N, A)
-        next_q, _ = beside(self.critic, self.target_critic, [next_s, next_a], [s, a])  # (N, 1)
+        # y is made outside critic_loss(): so it is a constant there
+        target_actor, target_critic = self.target_actor, self.target_critic
+        next_a, _ = forward_beside(self.actor, target_actor, next_s, s)  # (N, A)
+        next_q, _ = forward_beside(self.critic, target_critic, [next_s, next_a], [s, a])  # (N, 1)
         y = r + self.args.gamma * (1 - terminated) * next_q  # (N, 1)
 
         def critic_loss(weights: list) -> tuple:
-            q, averages = beside(self.critic, weights, [s, a], [next_s, next_a])  # (N, 1)
+            q, averages = forward_beside(self.critic, weights, [s, a], [next_s, next_a])  # (N, 1)
             loss = keras.ops.mean((y - q) ** 2)
             return loss, (loss, q, averages)
 
@@ -516,6 +520,7 @@ def train(args: Args) -> None:
         check_video(args.env_id)
     with make_env(args.env_id) as env:
         note_missing_time_limit(env, args.env_id)
+        note_missing_updates(args)
         rng = np.random.default_rng(args.seed)
         observation_size, action_size = sizes_of(env)
         agent = DDPG(observation_size, action_size, args)
@@ -1682,13 +1687,20 @@ def check(args: Args) -> None:
         "ou_theta": (0, 1e9),
         "ou_dt": (0, largest_dt),
         "total_timesteps": (1, 2**31),
-        "seed": (0, 2**31),
+        "seed": (0, 2**30),
         "eval_every": (0, 2**31),
         "eval_episodes": (1, 2**31),
         "checkpoint_every": (1, 2**31),
     }
     for name, (low, high) in ranges.items():
         check_range(name, getattr(args, name), low, high)
+
+
+def note_missing_updates(args: Args) -> None:
+    """Prints a line if the run ends before its first update."""
+    if args.total_timesteps <= args.learning_starts:
+        lengths = f"--total-timesteps {args.total_timesteps}, --learning-starts"
+        print(f"nothing will be learned: {lengths} {args.learning_starts}")
 
 
 def check_range(name: str, value: float | tuple, low: float, high: float) -> None:
@@ -1881,7 +1893,7 @@ def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
-# What stands between this script and the code of an environment
+# Packages whose frames are left out of an environment's traceback
 LIBRARIES_AROUND = (
     *("contextlib", "gymnasium", "imageio", "imageio_ffmpeg", "importlib", "moviepy", "proglog"),
     __name__,

@@ -81,9 +81,11 @@ from tqdm import tqdm
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all of a GPU's memory
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of its messages, fatal errors alone
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # off: oneDNN rounds differently
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN's numbers vary with the machine
 import keras
 import tensorflow as tf
+
+keras.config.set_floatx("float32")  # even if one's own keras.json says otherwise
 
 
 @dataclass
@@ -91,7 +93,7 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # learning rates fall linearly to zero at the last step (paper: no)
+    anneal: bool = True  # learning rates fall linearly, from step 0 to the last one (paper: no)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.03  # rate τ at which the targets follow (paper: 0.001)
@@ -111,7 +113,7 @@ class Args:
     seed: int = 0  # seed of everything random; with --evaluate, of the first start state
     eval_every: int = 2_000  # steps between noise-free evaluations (0: none)
     eval_episodes: int = 20  # episodes of an evaluation, each with its own fixed start state
-    device: Literal["cpu", "gpu"] = "cpu"  # where to compute (gpu needs tensorflow[and-cuda])
+    device: Literal["cpu", "gpu"] = "cpu"  # gpu, not tried yet, needs tensorflow[and-cuda]
     num_threads: int = 1  # CPU threads within one operation of TensorFlow
 
     # Bookkeeping
@@ -257,10 +259,7 @@ class FirstRows(keras.layers.Layer):
         return x[: tf.shape(a)[0]]
 
 
-Tensor = keras.KerasTensor  # what networks are put together with; learn() computes with tf.Tensor
-
-
-def linear(x: Tensor, units: int, bound: float, bias: bool = True) -> Tensor:
+def linear(x: keras.KerasTensor, units: int, bound: float, bias: bool = True) -> keras.KerasTensor:
     """A linear layer of x, (N, fan-in) to (N, units), drawn from U(−bound, bound) (Section 7).
 
     The bound is 1/√fan-in for hidden layers and 3e-3 for the last one.
@@ -274,7 +273,9 @@ def linear(x: Tensor, units: int, bound: float, bias: bool = True) -> Tensor:
     return layer(x)
 
 
-def hidden(x: Tensor, units: int, norm: str, running_statistics: bool = False) -> Tensor:
+def hidden(
+    x: keras.KerasTensor, units: int, norm: str, running_statistics: bool = False
+) -> keras.KerasTensor:
     """A hidden layer: linear, norm, ReLU; (N, fan-in) to (N, units)."""
     bound = x.shape[1] ** -0.5
     bias = norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
@@ -289,7 +290,7 @@ def hidden(x: Tensor, units: int, norm: str, running_statistics: bool = False) -
 def make_actor(
     observation_size: int, action_size: int, args: Args, running_statistics: bool = False
 ) -> keras.Model:
-    """The policy μ(s): observations (N, S) to actions (N, A) in [-1, 1]."""
+    """The policy μ(s): observations (N or 2N, S) to actions (N or 2N, A) in [-1, 1]."""
     units_1, units_2 = args.hidden_sizes
     s = keras.Input((observation_size,))
     x = s
@@ -297,14 +298,14 @@ def make_actor(
         x = BatchNorm(observation_size, running_statistics, is_input=True)(x)  # (N or 2N, S)
     x = hidden(x, units_1, args.norm, running_statistics)  # (N or 2N, units_1)
     x = hidden(x, units_2, args.norm, running_statistics)  # (N or 2N, units_2)
-    mu = keras.ops.tanh(linear(x, action_size, 3e-3))  # (N, A)
+    mu = keras.ops.tanh(linear(x, action_size, 3e-3))  # (N or 2N, A)
     return keras.Model(s, mu)
 
 
 def make_critic(observation_size: int, action_size: int, args: Args) -> keras.Model:
     """The action value Q(s, a): [(N, S), (N, A)] to (N, 1). Normalised before a enters.
 
-    Further rows of s count in batch norm's minibatch, and have no value of their own.
+    s may have N rows more than a: they count in batch norm's statistics, and Q leaves them out.
     """
     units_1, units_2 = args.hidden_sizes
     s = keras.Input((observation_size,))
@@ -332,8 +333,8 @@ class DDPG:
         self.critic = make_critic(*self.sizes, args)
         self.target_critic = make_critic(*self.sizes, args)
         self.update_targets(tau=1.0)  # the targets start as copies
-        # epsilon as in Adam's paper. build() makes the moments now, not at the first update:
-        # state() and set_state() may come before it
+        # epsilon: torch's number, though Keras adds it before the bias correction. build() makes
+        # the moments now, not at the first update: state() and set_state() may come before it
         self.actor_optimizer = keras.optimizers.Adam(args.actor_learning_rate, epsilon=1e-8)
         self.actor_optimizer.build(self.actor.trainable_variables)
         self.critic_optimizer = keras.optimizers.Adam(args.critic_learning_rate, epsilon=1e-8)
@@ -478,6 +479,7 @@ def train(args: Args) -> None:
         check_video(args.env_id)
     with make_env(args.env_id) as env:
         note_missing_time_limit(env, args.env_id)
+        note_missing_updates(args)
         rng = np.random.default_rng(args.seed)
         observation_size, action_size = sizes_of(env)
         agent = DDPG(observation_size, action_size, args)
@@ -571,7 +573,7 @@ def prepare_framework(args: Args) -> None:
             tf.config.set_visible_devices([], "GPU")
     with suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(args.num_threads)
-    tf.config.experimental.enable_op_determinism()  # on a GPU, too, one seed is one run
+    tf.config.experimental.enable_op_determinism()  # for a GPU (not tried yet)
     keras.utils.set_random_seed(args.seed)  # of Python, NumPy and TensorFlow
 
 
@@ -1638,6 +1640,13 @@ def check(args: Args) -> None:
         check_range(name, getattr(args, name), low, high)
 
 
+def note_missing_updates(args: Args) -> None:
+    """Prints a line if the run ends before its first update."""
+    if args.total_timesteps <= args.learning_starts:
+        lengths = f"--total-timesteps {args.total_timesteps}, --learning-starts"
+        print(f"nothing will be learned: {lengths} {args.learning_starts}")
+
+
 def check_range(name: str, value: float | tuple, low: float, high: float) -> None:
     """RunError unless the value, or each value of a tuple, lies in [low, high]; NaN does not."""
     for number in np.atleast_1d(value):
@@ -1828,7 +1837,7 @@ def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
-# What stands between this script and the code of an environment
+# Packages whose frames are left out of an environment's traceback
 LIBRARIES_AROUND = (
     *("contextlib", "gymnasium", "imageio", "imageio_ffmpeg", "importlib", "moviepy", "proglog"),
     __name__,

@@ -25,7 +25,8 @@
             learn:    y = r + γ max Q'(s', a') over a', and minimise L = 1/N Σ (y − Q(s, a))²
             target:   every C updates, Q' = Q (by default: Q' ← τ Q + (1 − τ) Q' at each)
 
-If s' is terminal, y = r.
+If s' is terminal, y = r. Updates begin with the first whole minibatch (the paper fills the replay
+buffer with 50,000 random steps first), and evaluations are greedy (the paper's have ε = 0.05).
 
     python dqn.py --env-id LunarLander-v3
     python dqn.py --evaluate runs/NAME/best.pt --render
@@ -85,7 +86,7 @@ class Args:
     buffer_size: int = 100_000  # transitions that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (256, 256)  # units of the hidden layers (paper: convolutions)
     train_every: int = 1  # steps between updates, once there is a minibatch (paper: 4)
-    target_network: Literal["none", "hard", "soft"] = "soft"  # Q' is Q; a copy (paper); an average
+    target_network: Literal["none", "hard", "soft"] = "soft"  # none: Q' is Q; hard: copied (paper)
     target_period: int = 100  # hard target: updates C between two copies (paper: 10,000)
     tau: float = 0.01  # soft target: rate τ at which Q' follows Q at every update
     epsilon_start: float = 1.0  # probability ε of a random action at first (paper: 1)
@@ -208,7 +209,7 @@ class DQN(nn.Module):
         self.optimizer = torch.optim.Adam(
             self.q_network.parameters(), args.learning_rate, fused=True
         )
-        self.optimizers = [self.optimizer]  # as check_weights expects them
+        self.optimizers = [self.optimizer]  # a list, as in ddpg_continuous.py: for check_weights()
         self.num_updates = 0
 
     @torch.no_grad()
@@ -412,9 +413,6 @@ class Training:
 
 
 # --------------------------------------------------------------------------------- the environment
-Policy = Callable[[np.ndarray], int]  # an observation (S,) to the number of an action
-
-
 class EnvironmentFailure(RunError):
     """The environment's own code has raised an exception, which is `__cause__`."""
 
@@ -1392,7 +1390,7 @@ def check(args: Args) -> None:
         "epsilon_start": (0, 1),
         "epsilon_end": (0, 1),
         "epsilon_decay_steps": (1, 2**31),
-        "seed": (0, 2**31),
+        "seed": (0, 2**30),
         "eval_every": (0, 2**31),
         "eval_episodes": (1, 2**31),
         "num_threads": (1, 2**31),
@@ -1592,7 +1590,7 @@ def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
-# What stands between this script and the code of an environment
+# Packages whose frames are left out of an environment's traceback
 LIBRARIES_AROUND = (
     *("contextlib", "gymnasium", "imageio", "imageio_ffmpeg", "importlib", "moviepy", "proglog"),
     __name__,

@@ -76,6 +76,7 @@ COPIES = [
                 "load_policy",
                 "plot_returns",
                 "check",
+                "note_missing_updates",
             ),
         ),
         rename=("DDPG", "DQN"),
@@ -119,10 +120,18 @@ def members(class_text: str) -> dict[str, str]:
 
 
 def source_of(node: ast.stmt, text: str) -> str:
-    """The lines of a statement, its decorators and the comment at its end included."""
+    """The lines of a statement, with decorators, the comment above and the one at its end."""
     decorators = getattr(node, "decorator_list", [])
     first = min(line.lineno for line in [node, *decorators])
-    return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+    lines = text.splitlines()
+    while first > 1 and is_comment(lines[first - 2]):
+        first -= 1
+    return "\n".join(lines[first - 1 : node.end_lineno])
+
+
+def is_comment(line: str) -> bool:
+    """Whether a line holds a comment and nothing else, and is no heading."""
+    return line.strip().startswith("#") and not line.startswith("# ---")
 
 
 # ------------------------------------------------------------------------------------------ copies

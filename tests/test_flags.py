@@ -58,6 +58,13 @@ def test_noise_of_another_kind_or_size_gives_another_run(command, folder):
     assert len(logs) == len(variants)
 
 
+def test_a_run_that_ends_before_its_first_update_says_so(command):
+    flags = (*POINT, "--eval-every", 0, "--total-timesteps", 30)
+    note = "nothing will be learned: --total-timesteps 30, --learning-starts 30"
+    assert note in command(*flags, "--learning-starts", 30)[1].splitlines()
+    assert "nothing will be learned" not in command(*flags, "--learning-starts", 29)[1]
+
+
 def test_the_rates_fall_to_zero_at_the_last_step_unless_told_otherwise(command, folder):
     flags = (*POINT, "--total-timesteps", 200, "--eval-every", 0)
     expected = {"falling": [0.0, 0.0], "constant": [1e-4, 1e-3]}
