@@ -24,8 +24,8 @@ What may be left out: `solved`, an environment's `seeds`, and these keys of the 
                     decision, as with ddpg_pixels.py
 
 Runs on a GPU need the flag `device`. A study of other libraries has `peers = true` instead of
-`script`: its runs are trained by hand and only reported. A setting of it that names a `script`
-is a run of that script, which another study has trained.
+`script`: its runs are trained by benchmark/peers.py, or by hand, and only reported. A setting of it
+that names a `script` is a run of that script, which another study has trained.
 
 A run's directory is benchmark/results/STUDY/ENVIRONMENT/SETTING/seed-N. Two runs with the same
 arguments are the same run: what one study has trained is not trained again for another. The commit

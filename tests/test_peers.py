@@ -1,0 +1,127 @@
+"""benchmark/peers.py: other libraries' runs follow our protocol and leave what a report needs."""
+
+import json
+import sys
+
+import gymnasium
+import numpy as np
+import pandas as pd
+import pytest
+import study
+
+pytest.importorskip("stable_baselines3")  # it is in requirements-dev.txt
+
+import peers
+import report
+
+import ddpg_continuous
+
+STUDY = """
+question = "Which library lands first?"
+peers = true
+seeds = [3]
+
+[environments.LunarLanderContinuous-v3]
+solved = 200
+total-timesteps = 250
+eval-every = 100
+eval-episodes = 2
+
+[settings.sb3-ddpg]
+[settings.sb3-td3]
+"""
+
+
+@pytest.fixture
+def main(tmp_path, monkeypatch, capsys):
+    """Runs the command line in this process, with few random steps: exit status and stderr."""
+    (tmp_path / "few.toml").write_text(STUDY)
+    few = {"learning_starts": 150, "batch_size": 8, "policy_kwargs": {"net_arch": [8, 8]}}
+    monkeypatch.setattr(peers, "ZOO_SETTINGS", {**peers.ZOO_SETTINGS, **few})
+
+    def run(*words):
+        flags = ["--study", str(tmp_path / "few.toml"), "--results", str(tmp_path / "res")]
+        monkeypatch.setattr(sys, "argv", ["peers.py", *words, *flags])
+        capsys.readouterr()
+        status = 0
+        try:
+            peers.main()
+        except SystemExit as exit:
+            status = exit.code
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def folder(tmp_path, setting):
+    return tmp_path / "res" / "few" / "LunarLanderContinuous-v3" / setting / "seed-3"
+
+
+@pytest.mark.parametrize("setting", ["sb3-ddpg", "sb3-td3"])
+def test_a_run_leaves_what_a_report_needs(setting, main, tmp_path):
+    assert main(setting, "--seed", "3")[0] == 0
+    wanted = study.load(str(tmp_path / "few.toml"), tmp_path / "res")
+    (group,) = report.load_results(wanted, tmp_path / "res")
+    assert group.setting == setting
+    assert list(group.evaluations.index) == [0, 100, 200, 250]
+    text = report.report_page(wanted, [group], tmp_path / "res" / "few")
+    assert "hyperparams/ddpg.yml" in text
+    args = json.loads((folder(tmp_path, setting) / "args.json").read_text())["args"]
+    assert args["policy_kwargs"] == {"net_arch": [8, 8]}
+    assert (args["n_critics"], args["policy_delay"]) == {"sb3-ddpg": (1, 1), "sb3-td3": (2, 2)}[
+        setting
+    ]
+    episodes = pd.read_csv(folder(tmp_path, setting) / "episodes.csv")
+    assert list(episodes["length"].cumsum()) == list(episodes["step"])
+
+
+def test_an_evaluation_is_that_of_our_scripts_and_leaves_the_training_as_it_was(
+    main, tmp_path, monkeypatch
+):
+    models = []
+    make_model = peers.make_model
+
+    def noted_model(setting, seed):
+        models.append(make_model(setting, seed))
+        return models[-1]
+
+    monkeypatch.setattr(peers, "make_model", noted_model)
+    assert main("sb3-ddpg", "--seed", "3")[0] == 0
+    path = folder(tmp_path, "sb3-ddpg")
+    last = pd.read_csv(path / "evaluations.csv").iloc[-1]
+
+    class Unscaled(ddpg_continuous.CheckedEnv):
+        def step(self, action):
+            return self.checked_step(action)
+
+    env = Unscaled(gymnasium.make(peers.ENV_ID))
+    returns = ddpg_continuous.episodic_returns(
+        env,
+        lambda observation: models[0].predict(observation, deterministic=True)[0],
+        episodes=2,
+        seed=3 + ddpg_continuous.EVALUATION_SEED,
+    )
+    assert returns == pytest.approx([last["episode_0"], last["episode_1"]])
+
+    monkeypatch.setattr(peers.Recorder, "evaluate", lambda recorder: None)
+    monkeypatch.setattr(peers, "summary", lambda *_: {})
+    with_them = pd.read_csv(path / "episodes.csv")
+    path.rename(path.with_name("with"))
+    assert main("sb3-ddpg", "--seed", "3")[0] == 0
+    pd.testing.assert_frame_equal(pd.read_csv(path / "episodes.csv"), with_them)
+    weights = [model.policy.state_dict() for model in models]
+    for name, weight in weights[0].items():
+        assert np.array_equal(weight.numpy(), weights[1][name].numpy()), name
+
+
+def test_what_cannot_be_trained_is_one_line(main, tmp_path):
+    status, err = main("sb3-td3", "--seed", "7")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "has no sb3-td3 with seed 7" in err
+    folder(tmp_path, "sb3-td3").mkdir(parents=True)
+    status, err = main("sb3-td3", "--seed", "3")
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "is there already" in err
+    (tmp_path / "few.toml").write_text(STUDY.replace("eval-every = 100", ""))
+    status, err = main("sb3-ddpg", "--seed", "3")
+    assert "has to set eval_every" in err
