@@ -290,7 +290,7 @@ def test_when_a_lander_landed_and_was_solved_by_hand(landings, tmp_path):
     episodes["length"] = [100, 200, 1000, *[100] * 20]
     episodes["return"] = [-150.0, 120.0, 150.0, *[230.0] * 20]
     evaluations = {"step": [0, 5_000, 10_000], "mean": [-100.0, 205.0, 100.0]}
-    updates = {"step": [25_000, 25_100, 30_000, 30_100], "saturation": [0.9, 0.2, 0.4, 0.9]}
+    updates = {"step": [10_000, 10_100, 15_000, 15_100], "saturation": [0.9, 0.2, 0.4, 0.9]}
     updates["q"] = [9.0, 1.0, 3.0, 9.0]
     for name, content in [
         ("episodes", episodes),
