@@ -444,12 +444,12 @@ def run(args: argparse.Namespace) -> None:
             program = contestants(args.device)[args.contestant]
             program(Setup(args.threads[0], total_steps(args.turns), args.batch_size, folder))
         return
+    names = chosen_names(args)
     for package in ["stable_baselines3", "rich"]:
         if importlib.util.find_spec(package) is None:
             error = ImportError(f"No module named '{package}'")
             study.explain_missing_package(error, __name__)
 
-    names = chosen_names(args)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "speed.csv"
     path.write_text("threads,turn,name,steps_per_second\n")
