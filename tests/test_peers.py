@@ -1,6 +1,8 @@
 """benchmark/peers.py: other libraries' runs follow our protocol and leave what a report needs."""
 
+import importlib
 import json
+import os
 import sys
 
 import gymnasium
@@ -112,6 +114,14 @@ def test_an_evaluation_is_that_of_our_scripts_and_leaves_the_training_as_it_was(
     weights = [model.policy.state_dict() for model in models]
     for name, weight in weights[0].items():
         assert np.array_equal(weight.numpy(), weights[1][name].numpy()), name
+
+
+def test_importing_the_module_changes_no_variable_of_the_process():
+    """It would be that of every test in this process, and of the programs that they start."""
+    before = dict(os.environ)
+    importlib.reload(peers)
+    assert dict(os.environ) == before
+    assert "XLA_FLAGS" not in before
 
 
 def test_what_cannot_be_trained_is_one_line(main, tmp_path):
