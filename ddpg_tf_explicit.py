@@ -93,7 +93,7 @@ class Args:
     # The algorithm
     actor_learning_rate: float = 1e-4  # Adam's learning rate for the actor (paper: 1e-4)
     critic_learning_rate: float = 1e-3  # Adam's learning rate for the critic (paper: 1e-3)
-    anneal: bool = True  # learning rates fall linearly, from step 0 to the last one (paper: no)
+    anneal: bool = True  # rates fall linearly to zero, from step 0 to the last one (paper: no)
     weight_decay: float = 1e-2  # L2 penalty on the critic's parameters (paper: 1e-2)
     gamma: float = 0.99  # discount factor γ (paper: 0.99)
     tau: float = 0.03  # rate τ at which the targets follow (paper: 0.001)

@@ -781,10 +781,10 @@ def what_a_decision_is(group: SettingResults) -> str:
     """A sentence where a step of the runs is several of the environment's; else empty."""
     if group.what_steps_are != "decisions":
         return ""
-    repeats = listed(group.action_repeats)
+    repeats = f"up to {listed(group.action_repeats)}"
     if group.has_decisions:
         repeats = "several"
-    return f"A decision is an action, which lasts for up to {repeats} environment steps."
+    return f"A decision is an action, which lasts for {repeats} environment steps."
 
 
 def length_and_seeds(group: SettingResults) -> str:

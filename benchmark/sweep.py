@@ -425,7 +425,8 @@ def check_reserved(wanted: study.Study, args: argparse.Namespace) -> None:
         raise study.StudyError(f"runs of {wanted.name} are on a GPU: {hint}")
     threads = max(x.get("num_threads", 1) for x in flags)
     if threads > max(1, args.cpus_per_run):
-        raise study.StudyError(f"runs of {wanted.name} have {threads} threads: --cpus-per-run")
+        hint = f"give --cpus-per-run {threads}"
+        raise study.StudyError(f"runs of {wanted.name} have {threads} threads: {hint}")
 
 
 def show_run(run: study.Run, state: str, path: Path, console: Console) -> None:

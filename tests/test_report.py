@@ -404,7 +404,7 @@ def test_a_study_may_say_that_a_step_is_a_decision(results, main_without_figures
     main_without_figures(tmp_path / "better.toml")
     protocol = " ".join((results / "better" / "protocol.tex").read_text().split())
     assert "Pendulum-v1: 12,000 decisions, evaluated" in protocol
-    assert "A decision is an action, which lasts for up to several environment steps." in protocol
+    assert "A decision is an action, which lasts for several environment steps." in protocol
 
 
 def test_every_number_says_which_commit_made_it(results, main_without_figures, tmp_path):
