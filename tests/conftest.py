@@ -73,6 +73,23 @@ def command(script, monkeypatch, capsys):
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def run_main(monkeypatch, capsys):
+    """Runs another program's main() in this process: exit status, stdout, stderr."""
+
+    def run(main, *words):
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, words)])
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
 class FinishedRuns:
     """Runs by the scripts' command lines, each in a process of its own, once in a session."""
 

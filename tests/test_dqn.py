@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import algorithm_of
+from helpers import adam, algorithm_of
 
 import dqn
 
@@ -233,16 +233,13 @@ def test_no_gradient_reaches_the_target_network(target_network):
 
 def test_adam_steps_by_hand():
     agent = new_agent(learning_rate=0.01)
-    w = weights(agent.q_network)
-    m = [torch.zeros_like(x) for x in w]
-    v = [torch.zeros_like(x) for x in w]
-    for t in range(1, 4):
-        agent.update(new_batch(seed=t))
-        for i, new in enumerate(agent.q_network.parameters()):
-            m[i] = 0.9 * m[i] + 0.1 * new.grad
-            v[i] = 0.999 * v[i] + 0.001 * new.grad**2
-            w[i] = w[i] - 0.01 * (m[i] / (1 - 0.9**t)) / ((v[i] / (1 - 0.999**t)).sqrt() + 1e-8)
-            torch.testing.assert_close(new.detach(), w[i], rtol=1e-6, atol=1e-9)
+    parameters = list(agent.q_network.parameters())
+    expected, memory = [x.detach().numpy().copy() for x in parameters], {}
+    for seed in range(3):
+        agent.update(new_batch(seed=seed))
+        expected = adam(expected, [x.grad.numpy() for x in parameters], memory, rate=0.01)
+        for x, w in zip(parameters, expected, strict=True):
+            np.testing.assert_allclose(x.detach().numpy(), w, rtol=1e-6, atol=1e-9)
 
 
 # --------------------------------------------------------------------------------------- the target

@@ -3,13 +3,13 @@
 import importlib
 import json
 import os
-import sys
 
 import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
 import study
+from helpers import refused
 
 pytest.importorskip("stable_baselines3")  # it is in requirements-dev.txt
 
@@ -35,24 +35,14 @@ eval-episodes = 2
 
 
 @pytest.fixture
-def main(tmp_path, monkeypatch, capsys):
-    """Runs the command line in this process, with few random steps: exit status and stderr."""
+def main(tmp_path, monkeypatch, run_main):
+    """Runs the command line with few random steps: exit status, stdout, stderr."""
     (tmp_path / "few.toml").write_text(STUDY)
     few = {"learning_starts": 150, "batch_size": 8, "policy_kwargs": {"net_arch": [8, 8]}}
     monkeypatch.setattr(peers, "ZOO_SETTINGS", {**peers.ZOO_SETTINGS, **few})
 
-    def run(*words):
-        flags = ["--study", str(tmp_path / "few.toml"), "--results", str(tmp_path / "res")]
-        monkeypatch.setattr(sys, "argv", ["peers.py", *words, *flags])
-        capsys.readouterr()
-        status = 0
-        try:
-            peers.main()
-        except SystemExit as exit:
-            status = exit.code
-        return status, capsys.readouterr().err
-
-    return run
+    flags = ("--study", tmp_path / "few.toml", "--results", tmp_path / "res")
+    return lambda *words: run_main(peers.main, *words, *flags)
 
 
 def folder(tmp_path, setting):
@@ -126,13 +116,8 @@ def test_importing_the_module_changes_no_variable_of_the_process(monkeypatch):
 
 
 def test_what_cannot_be_trained_is_one_line(main, tmp_path):
-    status, err = main("sb3-td3", "--seed", "7")
-    assert (status, len(err.splitlines())) == (2, 1)
-    assert "has no sb3-td3 with seed 7" in err
+    refused(main("sb3-td3", "--seed", 7), "has no sb3-td3 with seed 7")
     folder(tmp_path, "sb3-td3").mkdir(parents=True)
-    status, err = main("sb3-td3", "--seed", "3")
-    assert (status, len(err.splitlines())) == (2, 1)
-    assert "is there already" in err
+    refused(main("sb3-td3", "--seed", 3), "is there already")
     (tmp_path / "few.toml").write_text(STUDY.replace("eval-every = 100", ""))
-    status, err = main("sb3-ddpg", "--seed", "3")
-    assert "has to set eval_every" in err
+    refused(main("sb3-ddpg", "--seed", 3), "has to set eval_every")

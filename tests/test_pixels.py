@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import algorithm_of, resident_bytes
+from helpers import adam, algorithm_of, resident_bytes
 
 import ddpg_pixels as script
 
@@ -342,18 +342,13 @@ def test_adam_steps_by_hand_with_l2_in_the_gradient_of_the_critic_alone(
 ):
     agent = exact_agent(actor_learning_rate=0.02, critic_learning_rate=0.05, weight_decay=0.3)
     parameters = list(getattr(agent, network).parameters())
-    w = [parameter.detach().numpy().copy() for parameter in parameters]
-    m = [0.0] * len(parameters)
-    v = [0.0] * len(parameters)
-    for t in range(1, 4):
-        agent.update(new_batch(seed=t), learning_rate_scale=0.5)
-        for i, parameter in enumerate(parameters):
-            g = parameter.grad.numpy() + decay * w[i]
-            m[i] = 0.9 * m[i] + 0.1 * g
-            v[i] = 0.999 * v[i] + 0.001 * g**2
-            step = (m[i] / (1 - 0.9**t)) / (np.sqrt(v[i] / (1 - 0.999**t)) + 1e-8)
-            w[i] = w[i] - 0.5 * rate * step
-            np.testing.assert_allclose(parameter.detach().numpy(), w[i], rtol=1e-8, atol=1e-11)
+    expected, memory = [x.detach().numpy().copy() for x in parameters], {}
+    for seed in range(3):
+        agent.update(new_batch(seed=seed), learning_rate_scale=0.5)
+        step = [x.grad.numpy() + decay * w for x, w in zip(parameters, expected, strict=True)]
+        expected = adam(expected, step, memory, 0.5 * rate)
+        for x, w in zip(parameters, expected, strict=True):
+            np.testing.assert_allclose(x.detach().numpy(), w, rtol=1e-8, atol=1e-11)
 
 
 def test_targets_follow_slowly():

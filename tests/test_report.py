@@ -5,7 +5,6 @@ import json
 import math
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,21 +190,9 @@ def peers(results, tmp_path):
 
 
 @pytest.fixture
-def main(monkeypatch, capsys, tmp_path):
+def main(run_main, tmp_path):
     """Runs the command line in this process: exit status, stdout, stderr."""
-
-    def run(*flags):
-        words = ["report.py", *map(str, flags), "--results", str(tmp_path / "res")]
-        monkeypatch.setattr(sys, "argv", words)
-        capsys.readouterr()
-        status = 0
-        try:
-            report.main()
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
-
-    return run
+    return lambda *flags: run_main(report.main, *flags, "--results", tmp_path / "res")
 
 
 @pytest.fixture
@@ -762,10 +749,6 @@ def test_two_studies_may_have_different_thresholds_of_one_task():
     assert "A-v0" not in text
 
 
-def test_all_studies_without_a_run_are_one_line(monkeypatch, capsys):
+def test_all_studies_without_a_run_are_one_line(monkeypatch, run_main):
     monkeypatch.setattr(study, "names", lambda: [])
-    monkeypatch.setattr(sys, "argv", ["report.py", "--all"])
-    with pytest.raises(SystemExit) as exit:
-        report.main()
-    assert exit.value.code == 2
-    assert "no run of any study is finished" in capsys.readouterr().err
+    refused(run_main(report.main, "--all"), "no run of any study is finished")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import speed
 import study
+from helpers import refused
 from torch.utils.flop_counter import FlopCounterMode
 
 import ddpg_continuous
@@ -146,13 +147,8 @@ def test_a_peer_that_fails_or_is_not_there_is_named(tmp_path, capsys):
         speed.start("X", 1, args, tmp_path / "errors.txt")
 
 
-def test_bad_flags_are_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "["])
-    with pytest.raises(SystemExit) as exit:
-        speed.main()
-    assert exit.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("--only [")
+def test_bad_flags_are_one_line(run_main):
+    refused(run_main(speed.main, "--only", "["), "--only [")
 
 
 @pytest.mark.slow

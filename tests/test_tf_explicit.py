@@ -358,6 +358,19 @@ def test_a_program_that_has_loaded_a_policy_can_still_train_though_with_the_thre
     assert seen["threads at the end"] == seen["threads at the start"]
 
 
+def test_a_keras_json_of_ones_own_does_not_change_the_precision(folder):
+    (folder / "keras.json").write_text(json.dumps({"floatx": "float64"}))
+    program = """if True:
+        import ddpg_tf_explicit as script
+        agent = script.DDPG(3, 1, script.Args(hidden_sizes=(8, 8)))
+        print({x.dtype for x in agent.actor.variables + agent.critic.variables})
+    """
+    words = [sys.executable, "-c", program]
+    variables = {**process_variables(), "KERAS_HOME": str(folder)}
+    done = subprocess.run(words, env=variables, capture_output=True, text=True)
+    assert done.stdout.strip() == "{'float32'}", done.stderr
+
+
 def test_a_training_has_the_threads_that_were_asked_for(folder):
     program = """if True:
         import ddpg_tf_explicit as script
