@@ -12,6 +12,12 @@ trained by its own script: see benchmark/results/peers/README.md.
 
 A run leaves what ours leave: args.json, summary.json, machine.json, evaluations.csv, episodes.csv.
 It has one thread, and cannot be resumed.
+
+`--time` instead of `--seed` makes it a contestant of benchmark/speed.py, with the same settings but
+for fewer random steps:
+
+    python benchmark/speed.py --threads 1 --only "continuous.*batch" --batch-size 128 \\
+        --peer sb3-ddpg "python benchmark/peers.py sb3-ddpg --time"
 """
 
 import argparse
@@ -38,6 +44,7 @@ try:
     import gymnasium
     import numpy as np
     import pandas as pd
+    import speed
     import torch
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.callbacks import BaseCallback
@@ -134,20 +141,33 @@ class Recorder(BaseCallback):
         return episodic_return
 
 
+class TurnTaker(BaseCallback):
+    """Tells benchmark/speed.py of every step; called by the library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = speed.Turns()
+
+    def _on_step(self) -> bool:
+        """After a step. True: go on."""
+        self.turns.after(self.num_timesteps)
+        return True
+
+
 def states_of_generators() -> list:
     """The states of the process's random generators."""
     _, keys, *position = np.random.get_state()  # noqa: NPY002
     return [random.getstate(), keys.tolist(), position, torch.get_rng_state().tolist()]
 
 
-def make_model(setting: str, seed: int) -> BaseAlgorithm:
-    """The library's agent with RL Zoo's settings; ImportError without the library."""
+def make_model(setting: str, seed: int, **other_settings: object) -> BaseAlgorithm:
+    """The library's agent with RL Zoo's settings, and others; ImportError without the library."""
     module, name = ALGORITHMS[setting]
     algorithm = getattr(importlib.import_module(module), name)
     env = gymnasium.make(ENV_ID)
     num_actions = env.action_space.shape[0]
     noise = NormalActionNoise(np.zeros(num_actions), NOISE_STD * np.ones(num_actions))
-    settings = copy.deepcopy(ZOO_SETTINGS)  # DDPG adds to its policy_kwargs
+    settings = copy.deepcopy(ZOO_SETTINGS) | other_settings  # DDPG adds to its policy_kwargs
     return algorithm(env=env, seed=seed, device="cpu", action_noise=noise, **settings)
 
 
@@ -175,6 +195,15 @@ def versions(setting: str) -> dict[str, str]:
         packages = PACKAGES + PACKAGES_OF_SBX
     found = {package: importlib.metadata.version(package) for package in packages}
     return {"python": sys.version, **found}
+
+
+def take_turns(setting: str, threads: int, steps: int) -> None:
+    """Trains for benchmark/speed.py, which measures how fast."""
+    if threads != 1:
+        raise study.StudyError("peers.py trains with one thread: give speed.py --threads 1")
+    torch.set_num_threads(threads)
+    model = make_model(setting, seed=0, learning_starts=speed.RANDOM_STEPS)
+    model.learn(steps, callback=TurnTaker())
 
 
 def train(run: study.PeerRun) -> None:
@@ -240,14 +269,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("setting", choices=list(ALGORITHMS), help="library and algorithm")
-    parser.add_argument("--seed", type=int, required=True, help="one of the study's")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--seed", type=int, help="one of the study's")
+    what.add_argument(
+        "--time", type=int, nargs=2, metavar=("THREADS", "STEPS"), help="speed.py gives both"
+    )
     parser.add_argument("--study", default="peers", help="name of the study, or a .toml file")
     parser.add_argument(
         "--results", type=study.path, default=study.RESULTS, help="folder of all studies' results"
     )
     args = parser.parse_args()
     try:
-        train(chosen_run(args))
+        if args.time:
+            take_turns(args.setting, *args.time)
+        else:
+            train(chosen_run(args))
     except (study.StudyError, OSError, ImportError) as error:
         print(error, file=sys.stderr)
         sys.exit(2)

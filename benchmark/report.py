@@ -486,6 +486,41 @@ def normalised_scores(
     return (last - untrained) / (group.threshold - untrained)
 
 
+def minutes_to_solve(wanted: study.Study, groups: list[SettingResults]) -> pd.DataFrame | None:
+    """A row per setting: how long it takes to its median step, as text. None without speeds."""
+    if wanted.speed is None:
+        return None
+    speeds = read_speeds(wanted.speed)
+    rows = []
+    for group in groups:
+        name = wanted.names_in_speed[group.setting]
+        if not group.has_threshold or name not in speeds:
+            continue
+        row = {"environment": group.env_id, "setting": group.setting}
+        row["median step"] = median_step(group)
+        row["steps per second"] = f"{speeds[name]:.0f}"
+        step = group.steps_to_solve().median()
+        row["minutes"] = f"{step / speeds[name] / 60:.1f}"
+        if math.isinf(step):
+            row["minutes"] = f"> {group.total_steps / speeds[name] / 60:.1f}"
+        rows.append(row)
+    if not rows:
+        return None
+    return pd.DataFrame(rows)
+
+
+def read_speeds(file: Path) -> dict[str, float]:
+    """Each contestant's steps per second, the median over its turns; StudyError if damaged."""
+    try:
+        turns = pd.read_csv(file)
+        speeds = turns.groupby("name")["steps_per_second"].median()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise study.StudyError(f"{file} is damaged: {error}") from None
+    if turns["threads"].nunique() != 1:
+        raise study.StudyError(f"{file} has more than one number of threads: give --threads 1")
+    return speeds.to_dict()
+
+
 def in_pairs(wanted: study.Study, groups: list[SettingResults]) -> pd.DataFrame | None:
     """A row for every setting beside the study's first one, seed by seed, as text.
 
@@ -857,6 +892,12 @@ IN_PAIRS = (
     "Seed by seed (mean and Student's t interval, not corrected for the number of comparisons; an "
     "interval that contains 0 leaves open which of the two settings is better):"
 )
+MINUTES = (
+    "Minutes of training until half of the seeds are solved: the median step divided by the steps "
+    "per second ([CSV]({speed})). Those were measured while all settings took turns on one "
+    "machine, with one thread each. Evaluations do not count. The random steps at the start do, as "
+    "if they were as slow as those with updates."
+)
 SHORT_NAMES = {
     "last evaluation: IQM": "last (IQM)",
     "mean of the last ten: IQM": "last ten (IQM)",
@@ -909,6 +950,7 @@ def report_page(wanted: study.Study, groups: list[SettingResults], folder: Path)
     parts += [markdown(summary(groups)), "![learning curves](learning-curves-two-column.png)"]
     if any(group.has_threshold for group in groups):
         parts.append("![share of the seeds that are solved](steps-to-solve-two-column.png)")
+    parts += minutes_section(wanted, groups, folder)
     pairs = in_pairs(wanted, groups)
     if pairs is not None:
         parts += [IN_PAIRS, markdown(pairs)]
@@ -922,6 +964,15 @@ def report_page(wanted: study.Study, groups: list[SettingResults], folder: Path)
         parts += ["## Where the programs come from", sources]
     parts += ["## Protocol", protocol(wanted, groups)]
     return as_page(parts)
+
+
+def minutes_section(wanted: study.Study, groups: list[SettingResults], folder: Path) -> list[str]:
+    """What a page in this folder says of the time that the settings take; [] without speeds."""
+    minutes = minutes_to_solve(wanted, groups)
+    if minutes is None:
+        return []
+    link = Path(os.path.relpath(wanted.speed, folder)).as_posix()
+    return [MINUTES.format(speed=link), markdown(minutes)]
 
 
 def as_page(parts: list[str]) -> str:
@@ -1069,6 +1120,7 @@ def section(wanted: study.Study, groups: list[SettingResults], is_first: bool) -
         kind, text = "steps-to-solve", "share of the seeds that are solved"
     parts = [f"## {wanted.question}", wanted.answer, markdown(summary(groups))]
     parts.append(f"![{text}]({picture(wanted.name, kind)})")
+    parts += minutes_section(wanted, groups, BENCHMARK)
     pairs = in_pairs(wanted, groups)
     if pairs is not None:
         parts += [IN_PAIRS, markdown(pairs)]

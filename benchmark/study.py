@@ -22,10 +22,13 @@ What may be left out: `solved`, an environment's `seeds`, and these keys of the 
     keras-backend   of ddpg_keras.py (tensorflow)
     decisions       true if an environment repeats each action: a step of the run is then called a
                     decision, as with ddpg_pixels.py
+    speed           a CSV of benchmark/speed.py in which all settings took turns, by which the
+                    report turns steps into minutes; its path starts from benchmark/
 
 Runs on a GPU need the flag `device`. A study of other libraries has `peers = true` instead of
 `script`: its runs are trained by benchmark/peers.py, or by hand, and only reported. A setting of it
-that names a `script` is a run of that script, which another study has trained.
+that names a `script` is a run of that script, which another study has trained. In the CSV of its
+speed a setting has its own name, or the one that it gives by `timed-as`.
 
 A run's directory is benchmark/results/STUDY/ENVIRONMENT/SETTING/seed-N. Two runs with the same
 arguments are the same run: what one study has trained is not trained again for another. The commit
@@ -71,6 +74,7 @@ OPTIONAL_KEYS = {
     "at-a-glance": list,
     "keras-backend": str,
     "decisions": bool,
+    "speed": str,
 }
 
 
@@ -429,6 +433,8 @@ class Study:
     at_a_glance: list[str]
     thresholds: dict[str, float]  # of each environment, NaN without one
     has_decisions: bool  # an environment repeats each action
+    speed: Path | None  # CSV of benchmark/speed.py in which all settings took turns
+    names_in_speed: dict[str, str]  # what each setting is called there
     runs: list[Run | PeerRun]
 
 
@@ -455,6 +461,7 @@ def load(name: str, results: Path = RESULTS) -> Study:
         check_keys(content)
         if name.endswith(".toml") and results == RESULTS:
             check_name(file)
+        names_in_speed = take_names_in_speed(content)  # before the settings are read as flags
         return Study(
             name=file.stem,
             asked_for=name,
@@ -464,6 +471,8 @@ def load(name: str, results: Path = RESULTS) -> Study:
             at_a_glance=content.get("at-a-glance", []),
             thresholds=read_thresholds(content["environments"]),
             has_decisions=content.get("decisions", False),
+            speed=read_speed(content),
+            names_in_speed=names_in_speed,
             runs=read_runs(content, results.resolve() / file.stem),
         )
     except StudyError as error:
@@ -497,6 +506,26 @@ def check_keys(content: dict) -> None:
     wrong = [x for x in content.get("at-a-glance", []) if x not in content["environments"]]
     if wrong:
         raise StudyError(f"at-a-glance names {wrong[0]}, which is not among the environments")
+
+
+def read_speed(content: dict) -> Path | None:
+    """The CSV that says how fast the settings are, if the study names one."""
+    if "speed" not in content:
+        return None
+    file = ROOT / "benchmark" / content["speed"]
+    if not file.is_file():
+        raise StudyError(f"its speed is in no file {file}")
+    return file
+
+
+def take_names_in_speed(content: dict) -> dict[str, str]:
+    """What each setting is called in that CSV. Takes it out of the settings."""
+    names = {}
+    for setting, flags in content["settings"].items():
+        names[setting] = flags.pop("timed-as", setting)
+        if not isinstance(names[setting], str):
+            raise StudyError(f"timed-as is a name, not {names[setting]!r}")
+    return names
 
 
 def read_thresholds(environments: dict) -> dict[str, float]:

@@ -3,11 +3,13 @@
 import importlib
 import json
 import os
+import re
 
 import gymnasium
 import numpy as np
 import pandas as pd
 import pytest
+import speed
 import study
 from helpers import refused
 
@@ -106,6 +108,35 @@ def test_an_evaluation_is_that_of_our_scripts_and_leaves_the_training_as_it_was(
         assert np.array_equal(weight.numpy(), weights[1][name].numpy()), name
 
 
+def test_every_step_of_a_peer_counts_where_its_speed_is_measured(main, tmp_path, monkeypatch):
+    steps = []
+    after = speed.Turns.after
+
+    def note_and_call(self, step):
+        steps.append(step)
+        after(self, step)
+
+    monkeypatch.setattr(speed.Turns, "after", note_and_call)
+    monkeypatch.setattr(speed.os, "kill", lambda pid, number: None)
+    monkeypatch.setattr(speed, "RANDOM_STEPS", 100)
+    monkeypatch.setattr(speed, "FIRST_STEP", 150)
+    monkeypatch.setattr(speed, "TURN", 50)
+    models = []
+    make_model = peers.make_model
+
+    def noted_model(*args, **settings):
+        models.append(make_model(*args, **settings))
+        return models[-1]
+
+    monkeypatch.setattr(peers, "make_model", noted_model)
+    status, out, err = main("sb3-td3", "--time", 1, 300)
+    assert status == 0, err
+    assert steps == list(range(1, 301))
+    assert len(re.findall(rf"(?m)^{speed.SECONDS} [\d.]+$", out)) == 4  # at 150, 200, 250, 300
+    assert models[0]._n_updates == 200  # one per step after the random ones
+    assert not (tmp_path / "res").exists()
+
+
 def test_importing_the_module_changes_no_variable_of_the_process(monkeypatch):
     """It would be that of every test in this process, and of the programs that they start."""
     for name in ("OMP_NUM_THREADS", "JAX_PLATFORMS", "XLA_FLAGS"):
@@ -117,6 +148,7 @@ def test_importing_the_module_changes_no_variable_of_the_process(monkeypatch):
 
 def test_what_cannot_be_trained_is_one_line(main, tmp_path):
     refused(main("sb3-td3", "--seed", 7), "has no sb3-td3 with seed 7")
+    refused(main("sb3-td3", "--time", 2, 300), "one thread: give speed.py --threads 1")
     folder(tmp_path, "sb3-td3").mkdir(parents=True)
     refused(main("sb3-td3", "--seed", 3), "is there already")
     (tmp_path / "few.toml").write_text(STUDY.replace("eval-every = 100", ""))

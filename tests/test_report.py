@@ -609,6 +609,48 @@ def test_a_run_of_another_library_with_other_lengths_or_without_is_one_line(
     refused(main(peers), str(file), part)
 
 
+@pytest.fixture
+def speeds(peers, tmp_path):
+    """The same study with a CSV of speed.py, of which one setting has another name."""
+    file = tmp_path / "speed.csv"
+    file.write_text(
+        "threads,turn,name,steps_per_second\n"
+        "1,0,sb3-td3,100\n1,0,ours,5\n1,1,ours,20\n1,1,sb3-td3,100\n1,2,ours,10\n"
+    )
+    text = peers.read_text().replace("peers = true", f"peers = true\nspeed = '{file}'")
+    peers.write_text(f'{text}timed-as = "ours"\n')
+    return file
+
+
+def test_the_speed_turns_steps_into_minutes(peers, speeds, main_without_figures, results):
+    """The median step is 2,500 here, and 3 turns have a median of 10 steps per second."""
+    status, _, err = main_without_figures(peers)
+    assert status == 0, err
+    text = (results / "peers" / "report.md").read_text()
+    part = text.partition("Minutes of training")[2].partition("## ")[0]
+    assert "([CSV](../../speed.csv))" in part
+    head, _, *rows = [line for line in part.splitlines() if line.startswith("|")]
+    assert head.split(" | ")[2:] == ["median step", "steps per second", "minutes |"]
+    assert rows == [  # no turn of cleanrl was measured
+        "| Pendulum-v1 | sb3-td3 | > 12,000 | 100 | > 2.0 |",
+        "| Pendulum-v1 | here | 2,500 | 10 | 4.2 |",
+    ]
+
+
+def test_a_study_without_speeds_says_nothing_of_minutes(peers, main_without_figures, results):
+    assert main_without_figures(peers)[0] == 0
+    assert "Minutes of training" not in (results / "peers" / "report.md").read_text()
+
+
+def test_speeds_that_are_damaged_or_not_there_are_one_line(peers, speeds, main):
+    speeds.write_text("threads,turn,name,steps_per_second\n1,0,ours,5\n2,0,ours,9\n")
+    refused(main(peers), str(speeds), "give --threads 1")
+    speeds.write_text("turn\n")
+    refused(main(peers), str(speeds), "is damaged")
+    speeds.unlink()
+    refused(main(peers), "its speed is in no file", str(speeds))
+
+
 def test_runs_of_other_libraries_are_nobody_elses(peers, results):
     """Their folders lie beside those in which finished runs are looked for."""
     study.finished_runs.cache_clear()
