@@ -1,9 +1,11 @@
-"""benchmark/peers.py: other libraries' runs follow our protocol and leave what a report needs."""
+"""benchmark/peers.py: other projects' runs follow our protocol and leave what a report needs."""
 
+import hashlib
 import importlib
 import json
 import os
 import re
+import sys
 
 import gymnasium
 import numpy as np
@@ -97,7 +99,7 @@ def test_an_evaluation_is_that_of_our_scripts_and_leaves_the_training_as_it_was(
     )
     assert returns == pytest.approx([last["episode_0"], last["episode_1"]])
 
-    monkeypatch.setattr(peers.Recorder, "evaluate", lambda recorder: None)
+    monkeypatch.setattr(peers.Recorder, "evaluate", lambda recorder, steps: None)
     monkeypatch.setattr(peers, "summary", lambda *_: {})
     with_them = pd.read_csv(path / "episodes.csv")
     path.rename(path.with_name("with"))
@@ -106,6 +108,137 @@ def test_an_evaluation_is_that_of_our_scripts_and_leaves_the_training_as_it_was(
     weights = [model.policy.state_dict() for model in models]
     for name, weight in weights[0].items():
         assert np.array_equal(weight.numpy(), weights[1][name].numpy()), name
+
+
+CLEANRL = """
+from dataclasses import dataclass
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from cleanrl_utils import LEARNING_RATE
+
+
+@dataclass
+class Args:
+    env_id: str
+    total_timesteps: int
+    seed: int
+    cuda: bool = True
+    learning_rate: float = LEARNING_RATE
+    buffer_size: int = 1
+    gamma: float = 0.5
+    tau: float = 0.5
+    batch_size: int = 1
+    exploration_noise: float = 0.0
+    learning_starts: int = 1
+    policy_frequency: int = 2
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args)
+    assert not args.cuda
+    torch.manual_seed(args.seed)
+    actor = torch.nn.Linear(8, 2)
+
+    def make_env():
+        env = gym.make(args.env_id, max_episode_steps=90)
+        return gym.wrappers.RecordEpisodeStatistics(env)
+
+    envs = gym.vector.SyncVectorEnv([make_env])
+    seen, returns = [], []
+    obs, _ = envs.reset(seed=args.seed)
+    for step in range(args.total_timesteps):
+        actions = np.full((1, 2), np.sin(step) if step > 100 else -1, np.float32)
+        obs, rewards, terminations, truncations, infos = envs.step(actions)
+        last = obs[0].copy()
+        if "final_info" in infos:
+            returns += [info["episode"]["r"] for info in infos["final_info"]]
+            last = infos["final_observation"][0]
+        seen.append([*last, *obs[0], rewards[0], terminations[0], truncations[0]])
+        with torch.no_grad():
+            actor.bias += 0.01  # it learns
+    envs.close()
+    Path("logs").mkdir()
+    np.savez(Path(__file__).with_name("seen.npz"), seen=seen, returns=returns)
+"""
+
+
+@pytest.fixture
+def cleanrl(tmp_path, monkeypatch):
+    """A repository as CleanRL's, of which the script only plays."""
+    folder = tmp_path / "repository"
+    script = folder / "cleanrl" / "ddpg_continuous_action.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(CLEANRL)
+    (folder / "cleanrl_utils.py").write_text("LEARNING_RATE = 0.25")
+    monkeypatch.setattr(peers, "CLEANRL_SHA256", hashlib.sha256(CLEANRL.encode()).hexdigest())
+    monkeypatch.delitem(sys.modules, "cleanrl_utils", raising=False)
+    return folder
+
+
+def test_cleanrl_sees_the_environment_as_up_to_gymnasium_0_29(cleanrl, main, tmp_path):
+    (tmp_path / "few.toml").write_text(STUDY + "[settings.cleanrl-ddpg]")
+    before = (list(sys.path), gymnasium.vector.SyncVectorEnv, os.getcwd())
+    status, _, err = main("cleanrl-ddpg", "--seed", 3, "--cleanrl", cleanrl)
+    assert status == 0, err
+    assert (list(sys.path), gymnasium.vector.SyncVectorEnv, os.getcwd()) == before
+
+    with np.load(cleanrl / "cleanrl" / "seen.npz") as file:
+        seen, returns = file["seen"], file["returns"]
+    env = gymnasium.make(peers.ENV_ID, max_episode_steps=90)
+    env.reset(seed=3)
+    episodic_return, expected_returns, ends = 0.0, [], set()
+    for step, row in enumerate(seen):
+        action = np.full(2, np.sin(step) if step > 100 else -1, np.float32)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        first = observation
+        episodic_return += reward
+        if terminated or truncated:  # the next episode begins within the step
+            first, _ = env.reset()
+            expected_returns.append(episodic_return)
+            episodic_return = 0.0
+            ends.add(truncated)
+        assert np.array_equal(row, [*observation, *first, reward, terminated, truncated])
+    assert ends == {True, False}  # it crashed, and it reached the time limit
+    assert returns.ravel() == pytest.approx(expected_returns)
+
+    path = folder(tmp_path, "cleanrl-ddpg")
+    episodes = pd.read_csv(path / "episodes.csv")
+    assert episodes["return"].to_numpy() == pytest.approx(expected_returns)
+    assert list(episodes["length"].cumsum()) == list(episodes["step"])
+    content = json.loads((path / "args.json").read_text())
+    assert content["args"]["learning_rate"] == 0.25
+    assert "stable-baselines3" not in content["versions"]
+
+
+def test_cleanrl_is_evaluated_by_the_actor_of_that_step(cleanrl, main, tmp_path, monkeypatch):
+    biases = []
+    play = peers.Recorder.play
+
+    def noted_play(self, env, seed):
+        observation = np.zeros(8, np.float32)
+        biases.append(float(self.policy(observation)[0]))
+        return play(self, env, seed)
+
+    monkeypatch.setattr(peers.Recorder, "play", noted_play)
+    (tmp_path / "few.toml").write_text(STUDY + "[settings.cleanrl-ddpg]")
+    assert main("cleanrl-ddpg", "--seed", 3, "--cleanrl", cleanrl)[0] == 0
+    learned = np.array(biases[::2]) - biases[0]  # two episodes each, at 0, 100, 200 and 250
+    assert learned == pytest.approx([0.0, 1.0, 2.0, 2.5], abs=1e-3)
+
+
+def test_another_version_of_cleanrl_is_refused(cleanrl, main, tmp_path):
+    (tmp_path / "few.toml").write_text(STUDY + "[settings.cleanrl-ddpg]")
+    run = ("cleanrl-ddpg", "--seed", 3)
+    refused(main(*run), "needs --cleanrl FOLDER")
+    refused(main(*run, "--cleanrl", tmp_path), "there is no", "give CleanRL's repository")
+    with (cleanrl / "cleanrl" / "ddpg_continuous_action.py").open("a") as file:
+        file.write("# changed")
+    refused(main(*run, "--cleanrl", cleanrl), "another version", peers.CLEANRL_COMMIT)
+    assert not (tmp_path / "res").exists()
 
 
 def test_every_step_of_a_peer_counts_where_its_speed_is_measured(main, tmp_path, monkeypatch):
