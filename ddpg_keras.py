@@ -28,8 +28,8 @@
             actor:    minimise −1/N Σ Q(s, μ(s)), as a function of the actor's weights alone
             targets:  θ' ← τ θ + (1 − τ) θ', for Q' and μ'
 
-If s' is terminal, y = r. The first --learning-starts actions are uniformly random, before any
-update.
+If s' is terminal, y = r. Up to step --learning-starts, actions are uniformly random and nothing is
+learned.
 The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
 
     python ddpg_keras.py --env-id MountainCarContinuous-v0
@@ -47,6 +47,7 @@ import importlib.metadata
 import json
 import os
 import re
+import secrets
 import signal
 import sys
 import tempfile
@@ -205,7 +206,7 @@ class ReplayBuffer:
         self.num_added += 1
 
     def sample(self, batch_size: int) -> list[np.ndarray]:
-        """N random ones, with replacement: s (N, S), a (N, A), r and terminated (N, 1), s' (N, S).
+        """N random transitions: s and s' (N, S), a (N, A), r and terminated (N, 1).
 
         r is (N, 1), not (N,): against Q (N, 1), that would silently broadcast to (N, N).
         """
@@ -500,7 +501,7 @@ class DDPG:
 
 # ------------------------------------------------------------------------------------ the training
 LOG_EVERY = 100  # steps between logged updates: reading a metric waits for the GPU
-EVALUATION_SEED = 1_000_000  # added to --seed: evaluations have start states of their own
+EVALUATION_SEED = 1_000_000  # added to --seed: evaluations have other start states than training
 
 
 class RunError(Exception):
@@ -553,7 +554,7 @@ def training_loop(
         # Act: at random at first, then by the policy plus noise. The clipped action is the one that
         # is executed, and the one that is stored.
         if step <= args.learning_starts:
-            action = rng.uniform(-1, 1, noise.action_size).astype(np.float32)
+            action = rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
         else:
             action = np.clip(agent.act(observation) + noise.sample(), -1, 1)
         next_observation, reward, terminated, truncated, _ = env.step(action)
@@ -695,7 +696,8 @@ class CheckedEnv(gym.Wrapper):
     """An environment as the agent needs it: actions (A,) in [-1, 1], observations (S,) float32.
 
     RunError if an action, an observation or a reward is not finite, or if the environment does not
-    give what it declares; EnvironmentFailure if it raises anything.
+    give what it declares; EnvironmentFailure if it raises anything. `observation_space` stays the
+    environment's own, whatever its dtype.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -727,11 +729,11 @@ class CheckedEnv(gym.Wrapper):
         return self.checked_step(scaled.astype(self.low.dtype))
 
     def checked_step(
-        self, own_action: np.ndarray | int
+        self, env_action: np.ndarray | int
     ) -> tuple[np.ndarray, float, bool, bool, dict]:
         """As step(), with an action of the environment's own space."""
         with environment_code("step()"):
-            result = self.env.step(own_action)
+            result = self.env.step(env_action)
         if not isinstance(result, tuple) or len(result) != 5:
             names = "observation, reward, terminated, truncated, info"
             raise RunError(f"step() has to return a tuple: {names}")
@@ -786,11 +788,15 @@ def check_finite(value: np.ndarray | float, name: str) -> None:
 
 
 def one_number(value: object, name: str) -> float:
-    """The number in a scalar, or in an array of one element; RunError if it is anything else."""
+    """The number in a scalar, or in an array of one element.
+
+    RunError if it is anything else, NaN, or infinite.
+    """
     with environment_code(f"reading {name}"):
         array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise RunError(f"{name} is {value}: it has to be one number")
+    check_finite(array, name)
     return array.item()
 
 
@@ -879,7 +885,7 @@ def check_observations(space: gym.Space, env_id: str) -> None:
 
 def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
     """Prints a line if gymnasium ends no episode of the environment."""
-    spec = env.spec
+    spec = env.spec  # with a wrapper's time limit, too; None if a wrapper cannot be described
     if spec and spec.max_episode_steps is None:
         danger = "an episode that does not end by itself lasts for ever"
         hint = "register it with max_episode_steps=..."
@@ -889,10 +895,10 @@ def note_missing_time_limit(env: gym.Env, env_id: str) -> None:
 # ------------------------------------------------------------------------------ windows and videos
 def check_render_mode(env: gym.Env, render_mode: str, env_id: str) -> None:
     """RunError if the environment does not have the render mode that it was made with."""
-    modes = env.metadata.get("render_modes") or []
-    if render_mode not in modes or env.render_mode != render_mode:
-        hint = "leave out --render and --capture-video"
-        raise RunError(f"{env_id} has no render mode {render_mode}: {hint}")
+    modes = env.metadata.get("render_modes")
+    if not modes or render_mode not in modes or env.render_mode != render_mode:
+        hint = ": leave out --render" if render_mode == "human" else ""
+        raise RunError(f"{env_id} has no render mode {render_mode}{hint}")
 
 
 def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
@@ -916,7 +922,9 @@ def check_video(env_id: str) -> None:
             env.reset(seed=0)
             env.reset(seed=0)  # writes the first episode's video
     except RunError as error:
-        hint = "leave out --capture-video; without a display, MuJoCo needs MUJOCO_GL=egl"
+        hint = "leave out --capture-video"
+        if isinstance(error, EnvironmentFailure):
+            hint += "; without a display, MuJoCo needs MUJOCO_GL=egl"
         raise RunError(f"no video of {env_id}: {error} ({hint})") from error
 
 
@@ -977,7 +985,7 @@ SCRIPT = Path(__file__).stem  # noted in .json files and weights: a script loads
 
 @contextmanager
 def as_run_error(message: str) -> Iterator[None]:
-    """Turns any error inside into a RunError: of damaged files libraries raise anything."""
+    """Turns any error inside into a RunError: libraries raise all kinds on a damaged file."""
     try:
         yield
     except MemoryError:
@@ -1102,7 +1110,8 @@ def run_path(args: Args) -> Path:
     name = args.run_name
     if not name:
         name = f"{args.env_id}__{SCRIPT}__{args.seed}__{time.strftime('%Y%m%d-%H%M%S')}"
-    return Path(args.runs_dir, re.sub(r"[^\w-]", "-", name))  # a name that Windows accepts
+    accepted = re.sub(r"[^\w.-]|\.+$", "-", name)  # by Windows, too
+    return Path(args.runs_dir, accepted)
 
 
 @contextmanager
@@ -1136,7 +1145,7 @@ def check_is_free(path: Path) -> None:
 
 
 def names_in(path: Path) -> set[str]:
-    """The names of the files in a directory, but those of which a kill has left a half."""
+    """The names of the files in a directory, without *.new, which a kill leaves half written."""
     return {file.name for file in path.iterdir() if file.suffix != ".new"}
 
 
@@ -1158,7 +1167,7 @@ def logs_state(path: Path) -> dict[str, dict]:
 def check_logs(path: Path, logs: dict[str, dict]) -> None:
     """RunError if a log's first bytes differ from those at the checkpoint (logs_state).
 
-    A TensorBoard file may be missing: it only repeats the CSVs.
+    A TensorBoard file may be missing: but for steps per second, it only repeats the CSVs.
     """
     hint = "put it back as the run left it (spreadsheets change line ends)"
     for name, noted in logs.items():
@@ -1256,8 +1265,9 @@ def restore_checkpoint(path: Path, args: Args, training: Training) -> SavedFiles
         if content["args"]["env_id"] != args.env_id:
             raise RunError(f"it is of {content['args']['env_id']}")
         training.set_state(content)
-        best = content["best"]
-        saved = SavedFiles(None if best is None else np.asarray(best), content["logs"])
+        saved = SavedFiles(logs=content["logs"])
+        if content["best"] is not None:
+            saved.best = np.asarray(content["best"])
     check_logs(path, saved.logs)
     return saved
 
@@ -1287,18 +1297,18 @@ def deferred_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals reach the main thread alone
         return
-    came = []
+    received = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number, handler in handlers.items():
             if callable(handler):
-                signal.signal(number, lambda *signal_and_frame: came.append(signal_and_frame))
+                signal.signal(number, lambda *signal_and_frame: received.append(signal_and_frame))
         yield
     finally:
         for number, handler in handlers.items():
             if callable(handler):
                 signal.signal(number, handler)
-        for number, frame in came:
+        for number, frame in received:
             handlers[number](number, frame)
 
 
@@ -1321,10 +1331,14 @@ class Logger:
     def log(self, name: str, step: int, values: dict, csv_only: dict | None = None) -> None:
         """Adds a row to NAME.csv; sends all but csv_only to TensorBoard and W&B, too."""
         csv = self.path / f"{name}.csv"
-        row = pd.DataFrame([{"step": step, **values, **(csv_only or {})}])
+        row = {"step": step, **values}
+        if csv_only is not None:
+            row.update(csv_only)
         named = {f"{name}/{key}": value for key, value in values.items()}
         with deferred_signals():
-            row.to_csv(csv, mode="a", header=not csv.exists(), index=False, lineterminator="\n")
+            pd.DataFrame([row]).to_csv(
+                csv, mode="a", header=not csv.exists(), index=False, lineterminator="\n"
+            )
             self.log_to_tensorboard(step, named)
             if self.wandb_run:  # it ignores steps that it already has, as after --resume
                 self.wandb_run.log(named, step=step)
@@ -1377,11 +1391,13 @@ def open_tensorboard(path: Path) -> tensorboard.summary.Writer:
 
 
 def start_wandb(path: Path, args: Args) -> object:
-    """Starts a run in Weights & Biases, or continues the one of the same id."""
+    """Starts a run in Weights & Biases, or continues the one whose id args.json has."""
     import wandb
 
+    wandb_id = load_json(path / "args.json")["wandb_id"]
+    options = {"id": wandb_id, "name": path.name, "resume": "allow"}
     with as_run_error("W&B does not start (WANDB_MODE=offline works without an account)"):
-        return wandb.init(id=path.name, config=asdict(args), dir=path, resume="allow")
+        return wandb.init(**options, config=asdict(args), dir=path)
 
 
 # ----------------------------------------------------------------------------------------- the run
@@ -1392,9 +1408,9 @@ def open_run(path: Path, args: Args, training: Training, threshold: float) -> It
         importlib.import_module("wandb")  # if it is missing, say so before anything is written
     with locked_directory(path, is_new=not args.resume):
         saved = restore_checkpoint(path, args, training)
-        notes = args_to_save(path, args, training.progress.step)
+        args_content = args_to_save(path, args, training.progress.step)
         # So far no file was changed: whatever is wrong with the directory has been refused
-        save_json(path / "args.json", notes)
+        save_json(path / "args.json", args_content)
         restore_files(path, saved)
         if not (path / f"checkpoint{SUFFIX}").exists():
             write_checkpoint(path, args, training)  # of step 0: every run can be resumed
@@ -1422,7 +1438,7 @@ def closed_at_the_end(run: "Run") -> Iterator[None]:
     except (RunError, OSError, MemoryError) as error:
         with suppress(OSError):  # on a full disk, the error itself says so
             run.save_summary()
-        saved = f"the checkpoint of step {run.checkpoint_step} is whole"
+        saved = f"the checkpoint of step {run.checkpoint_step} is intact"
         raise RunError(f"step {run.progress.step}: {in_one_line(error)}; {saved}") from error
     finally:
         try:
@@ -1441,10 +1457,14 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
     are printed, too, and a greater length. RunError if the old args.json is damaged.
     """
     content = {"args": asdict(args), "versions": versions()}
+    if args.track:  # folders of different runs may have one name: seed-0 of two settings
+        content["wandb_id"] = f"{path.name}-{secrets.token_hex(4)}"
     file = path / "args.json"
     if not file.exists():
         return content
     old = load_json(file)
+    if args.track:
+        content["wandb_id"] = old.get("wandb_id", path.name)
     with as_run_error(f"{file} is damaged"):
         content["versions"] = old["versions"]
         resumed = old.get("resumed", [])
@@ -1479,8 +1499,9 @@ def changed_versions(old: dict[str, str], new: dict[str, str]) -> str:
     """What differs, in words; empty if nothing does."""
     changes = []
     for name in sorted(old.keys() & new.keys()):  # packages in both: not all runs need all
+        # The first word: Python's version goes on with the day when it was built
         old_version, new_version = old[name].split()[0], new[name].split()[0]
-        if old_version != new_version:  # Python's goes on with the day when it was built
+        if old_version != new_version:
             changes.append(f"{name} {new_version} instead of {old_version}")
     return ", ".join(changes)
 
@@ -1498,11 +1519,11 @@ class Run:
         self.logger = logger
         self.threshold = threshold
         self.checkpoint_step = self.progress.step  # of the last checkpoint
-        self.start_time = time.monotonic() - self.progress.seconds
+        self.start_time = time.perf_counter() - self.progress.seconds
 
     def seconds(self) -> float:
         """Wall time of the run so far, without the time between a checkpoint and its resume."""
-        return time.monotonic() - self.start_time
+        return time.perf_counter() - self.start_time
 
     def log_update(self, metrics: dict) -> None:
         """Logs metrics, numbers or scalar tensors; RunError if one is not finite."""
@@ -1533,7 +1554,8 @@ class Run:
         self.logger.log("episodes", progress.step, row)
         mean = float(np.mean(progress.last_returns))
         shown = {"episode": progress.episode, "return": progress.episodic_return}
-        self.logger.show({**shown, "100-episode mean": mean})
+        shown["100-episode mean"] = mean
+        self.logger.show(shown)
         is_solved = len(progress.last_returns) == 100 and mean >= self.threshold
         if is_solved and "training" not in progress.solved_at_step_by:
             progress.solved_at_step_by["training"] = progress.step
@@ -1543,7 +1565,7 @@ class Run:
         progress.episode_length = 0
 
     def evaluate(self) -> None:
-        """Plays without noise, and logs it; saves the best agent. Does so once for a step."""
+        """Plays without noise, and logs it; saves the best agent. Once for each step."""
         progress = self.progress
         if progress.latest_evaluation and progress.latest_evaluation["step"] == progress.step:
             return
@@ -1618,7 +1640,7 @@ def has_finished(path: Path, args: Args) -> bool:
         content = load_json(path / "summary.json")
     except RunError:  # there is none, or it is damaged
         return False
-    return content.get("finished", False) and content["steps"] >= args.total_timesteps
+    return content.get("finished", False) and content.get("steps", 0) >= args.total_timesteps
 
 
 def plot(path: Path, threshold: float) -> None:
@@ -1663,7 +1685,7 @@ def plot_returns(axes: Axes, logs: dict[str, pd.DataFrame], threshold: float) ->
 
 def plot_updates(axes: Axes, log: pd.DataFrame) -> None:
     """Plots the first three of the metrics that update() returns."""
-    for name, style in zip(log.columns[:3], ("C0:", "C1--", "k-"), strict=True):
+    for name, style in zip(log.columns, ("C0:", "C1--", "k-"), strict=False):
         axes.plot(log[name].rolling(10, min_periods=1).mean(), style, label=f"{name}, mean of 10")
     axes.legend()
 
@@ -1781,8 +1803,14 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
 def evaluate_file(args: Args, flags: set[str]) -> None:
     """Plays --evaluate's agent without noise, where it was trained or in --env-id."""
     allowed = {
-        *("--evaluate", "--env-id", "--eval-episodes", "--seed"),
-        *("--render", "--no-render", "--capture-video", "--no-capture-video"),
+        "--evaluate",
+        "--env-id",
+        "--eval-episodes",
+        "--seed",
+        "--render",
+        "--no-render",
+        "--capture-video",
+        "--no-capture-video",
     }
     others = flags - allowed
     if others:
@@ -1894,17 +1922,24 @@ def report_thread_failure(failure: threading.ExceptHookArgs) -> None:
 
 
 # Packages whose frames are left out of an environment's traceback
-LIBRARIES_AROUND = (
-    *("contextlib", "gymnasium", "imageio", "imageio_ffmpeg", "importlib", "moviepy", "proglog"),
+LIBRARIES_AROUND = {
+    "contextlib",
+    "gymnasium",
+    "imageio",
+    "imageio_ffmpeg",
+    "importlib",
+    "moviepy",
+    "proglog",
     __name__,
-)
+}
 
 
 def print_environments_traceback(error: BaseException) -> None:
     """Prints where in the environment's own code an EnvironmentFailure comes from, if it does."""
-    chain = [error]
-    while chain[-1].__cause__:
-        chain.append(chain[-1].__cause__)
+    chain = []
+    while error is not None and error not in chain:  # an exception may be its own cause
+        chain.append(error)
+        error = error.__cause__
     if not any(isinstance(link, EnvironmentFailure) for link in chain):
         return
     for link in chain:

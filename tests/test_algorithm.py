@@ -104,6 +104,55 @@ def test_the_actor_gives_n_actions_within_one_and_the_critic_n_by_1_values(norm)
     assert agent.critic(s, mu).shape == (16, 1)
 
 
+def normalised(x, norm, layer):
+    """What the layer in front of a ReLU does, by hand."""
+    if norm == "none":
+        return x
+    axis = {"batch": 0, "layer": 1}[norm]
+    mean = x.mean(axis, keepdims=True)
+    variance = x.var(axis, keepdims=True)
+    x = (x - mean) / np.sqrt(variance + 1e-5)
+    if layer.weight is not None:
+        x = x * layer.weight.numpy() + layer.bias.numpy()
+    return x
+
+
+def product(x, layer):
+    y = x @ layer.weight.numpy().T
+    if layer.bias is not None:
+        y = y + layer.bias.numpy()
+    return y
+
+
+@every_norm
+@torch.no_grad()
+def test_both_networks_by_hand_with_400_and_300_units_relu_and_tanh(norm):
+    assert script.Args().hidden_sizes == (400, 300)
+    agent = exact_agent(norm, hidden_sizes=script.Args().hidden_sizes)
+    s, a, *_ = new_batch()
+    first = {"batch": "batch", "layer": "none", "none": "none"}[norm]  # on the observation
+
+    actor = agent.actor
+    x = normalised(s, first, actor.norm_0)
+    x = np.maximum(normalised(product(x, actor.layer_1), norm, actor.norm_1), 0)
+    assert x.shape == (16, 400)
+    x = np.maximum(normalised(product(x, actor.layer_2), norm, actor.norm_2), 0)
+    assert x.shape == (16, 300)
+    torch.nn.init.normal_(actor.output.weight, std=0.02)  # not at an edge, where tanh is flat
+    mu = np.tanh(product(x, actor.output))
+    assert 0.01 < np.median(np.abs(mu)) < 0.9
+    close(actor(torch.from_numpy(s)), torch.from_numpy(mu))
+
+    critic = agent.critic
+    x = normalised(s, first, critic.norm_0)
+    x = np.maximum(normalised(product(x, critic.layer_1), norm, critic.norm_1), 0)
+    assert x.shape == (16, 400)
+    x = np.maximum(product(np.hstack([x, a]), critic.layer_2), 0)
+    assert x.shape == (16, 300)
+    q = product(x, critic.output)
+    close(critic(torch.from_numpy(s), torch.from_numpy(a)), torch.from_numpy(q))
+
+
 @every_norm
 def test_the_action_enters_the_critic_at_the_second_hidden_layer(norm):
     critic, seen = exact_agent(norm).critic, []
@@ -294,6 +343,16 @@ def test_replay_samples_uniformly_from_the_newest_transitions_and_nothing_else(a
     expected = 100_000 / len(kept)
     chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
     assert chi_square < len(kept) + 5 * math.sqrt(2 * len(kept))
+
+
+def test_the_replay_begins_empty_and_its_first_transition_is_all_there_is_to_sample():
+    replay = script.ReplayBuffer(10, 1, 1, np.random.default_rng(0))
+    assert len(replay) == 0
+    replay.add(np.array([1]), np.array([2]), 3.0, False, np.array([4]))
+    assert len(replay) == 1
+    s, a, r, terminated, next_s = replay.sample(100)
+    expected = ((s, 1), (a, 2), (r, 3), (terminated, 0), (next_s, 4))
+    assert all((column == value).all() for column, value in expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -70,7 +70,7 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written_leaves_the_last_one(
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full_from_the_third_checkpoint_on)
         result = command(*flags, "--run-name", "full")
-    message = refused(result, "step 60:", "No space left", "checkpoint of step 30 is whole")
+    message = refused(result, "step 60:", "No space left", "checkpoint of step 30 is intact")
     assert message.startswith("step 60:")
     assert checkpoint_step(run) == 30
     assert command("--resume", run)[0] == 0

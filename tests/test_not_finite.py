@@ -37,7 +37,7 @@ def test_a_nan_or_infinity_stops_the_run_and_one_line_names_step_and_cause(
     result = command(*faulty(name, "--eval-every", 0, "--checkpoint-every", every))
     message = refused(result, f"step {step}:", cause)
     good = load(folder / "runs/broken/checkpoint.pt")["progress"]["step"]
-    assert f"checkpoint of step {good} is whole" in message
+    assert f"checkpoint of step {good} is intact" in message
     assert every <= good < step
     assert not list((folder / "runs/broken").glob("*.new"))
 
@@ -58,7 +58,7 @@ def test_a_nan_in_the_first_or_last_evaluation_names_the_step_and_what_was_saved
 ):
     flags = faulty(name, "--total-timesteps", 60, "--eval-every", 1000)
     status, out, err = command(*flags)
-    refused((status, out, err), f"step {step}:", "reward", "checkpoint of step 0 is whole")
+    refused((status, out, err), f"step {step}:", "reward", "checkpoint of step 0 is intact")
     assert "finished" not in out
 
 

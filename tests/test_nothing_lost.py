@@ -118,8 +118,9 @@ def test_weights_are_kept_until_there_are_others(command, run, monkeypatch):
     assert [(short / name).read_bytes() for name in ("best.pt", "last.pt")] == weights
 
 
-def test_a_summary_that_is_damaged_keeps_no_run_from_going_on(command, run):
-    (run / "summary.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", '{"script": "ddpg_continuous", "finished": true}'])
+def test_a_summary_that_is_damaged_keeps_no_run_from_going_on(content, command, run):
+    (run / "summary.json").write_text(content)
     assert command("--resume", run)[0] == 0
     assert summary(run)["steps"] == 130
 

@@ -249,7 +249,7 @@ def test_files_whose_observations_the_buffer_has_lost_are_deleted_after_the_chec
         before = files_of_observations(path.parent) if path.exists() else []
         if before:
             checkpoint = load(path.parent / "checkpoint.pt")
-            assert checkpoint["observations"] == names, "the newer checkpoint is whole"
+            assert checkpoint["observations"] == names, "the newer checkpoint is intact"
         keep_only(path, names)
         deleted.extend(set(before) - set(names))
 
@@ -289,7 +289,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint(command, folder
 
     with monkeypatch.context() as patch:
         patch.setattr(ddpg_pixels, "write_atomically", full)
-        message = refused(command(*SHORT, "--run-name", "run"), "No space left", "is whole")
+        message = refused(command(*SHORT, "--run-name", "run"), "No space left", "is intact")
     step = int(re.search(r"the checkpoint of step (\d+)", message)[1])
     assert checkpoint_step(folder / "runs/run") == step
     assert command("--resume", "runs/run")[0] == 0
@@ -312,7 +312,7 @@ def test_on_a_disk_that_is_full_at_the_checkpoint_itself_its_observations_are_no
 
     with monkeypatch.context() as patch:
         patch.setattr(ddpg_pixels, "save_weights", full)
-        refused(command(*SHORT, "--run-name", "run"), "No space left", "is whole")
+        refused(command(*SHORT, "--run-name", "run"), "No space left", "is intact")
     run = folder / "runs/run"
     named = load(run / "checkpoint.pt")["observations"]
     assert len(named) > 0

@@ -22,6 +22,7 @@ from helpers import (
     load,
     summary,
 )
+from matplotlib.figure import Figure
 
 import ddpg_continuous as script
 
@@ -34,6 +35,22 @@ def table(run, name, index=None):
 
 
 # ---------------------------------------------------------------------------------- its name and id
+@pytest.mark.parametrize(
+    ("given", "folder_name"),
+    [
+        ("lr-0.001", "lr-0.001"),
+        ("my run: a/b?", "my-run--a-b-"),
+        ("..", "-"),
+        ("ends.", "ends-"),
+    ],
+)
+def test_a_runs_name_is_that_of_its_folder_but_for_what_windows_refuses(
+    given, folder_name, command, folder
+):
+    assert command(*POINT, "--total-timesteps", 30, "--run-name", given)[0] == 0
+    assert [path.name for path in (folder / "runs").iterdir()] == [folder_name]
+
+
 def test_a_retired_id_runs_as_the_current_version_and_one_line_says_so(smoke):
     run, out, err = smoke
     (line,) = [line for line in out.splitlines() if "LunarLanderContinuous-v2" in line]
@@ -183,6 +200,15 @@ def test_the_learning_curve_is_drawn_as_png_and_pdf(smoke):
     pdf = (smoke[0] / "learning_curve.pdf").read_bytes()
     assert pdf.startswith(b"%PDF-")
     assert pdf.rstrip().endswith(b"%%EOF")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_the_first_three_metrics_are_drawn_or_as_many_as_there_are(number):
+    axes = Figure().subplots()
+    names = ["one", "two", "three", "four"][:number]
+    script.plot_updates(axes, pd.DataFrame(np.ones((20, number)), columns=names))
+    drawn = [line.get_label() for line in axes.lines]
+    assert drawn == [f"{name}, mean of 10" for name in names[:3]]
 
 
 def test_summary_and_plots_are_refreshed_at_every_checkpoint_and_at_the_end(command, monkeypatch):

@@ -60,10 +60,29 @@ def test_wandb_gets_the_values_of_the_csvs_and_a_resumed_run_keeps_its_id(comman
     assert {**first.points, **second.points} == pytest.approx(points_in_csvs(run), abs=1e-12)
     for point in first.points.keys() & second.points.keys():
         assert first.points[point] == second.points[point], point
+    ids = {options["id"] for options in wandb.options}
+    assert len(ids) == 1
     for options in wandb.options:
-        assert options["id"] == "tracked"
+        assert options["name"] == "tracked"
         assert options["resume"] == "allow"
         assert options["config"]["actor_learning_rate"] == 1e-4
+
+
+def test_runs_of_one_name_in_two_folders_are_two_runs_in_wandb(command, wandb):
+    for folder in ("a", "b"):
+        assert command(*FLAGS, "--track", "--runs-dir", folder)[0] == 0
+    first, second = (options["id"] for options in wandb.options)
+    assert first != second
+
+
+def test_a_run_of_an_older_version_keeps_its_name_as_its_id(command, folder, wandb):
+    run = folder / "runs/tracked"
+    assert command(*FLAGS, "--track")[0] == 0
+    content = json.loads((run / "args.json").read_text())
+    del content["wandb_id"]
+    (run / "args.json").write_text(json.dumps(content))
+    assert command("--resume", run, "--total-timesteps", 400)[0] == 0
+    assert wandb.options[1]["id"] == "tracked"
 
 
 @pytest.mark.parametrize(
@@ -165,6 +184,9 @@ def test_weights_and_biases_itself_keeps_the_values_of_the_csvs_and_a_resumed_ru
     assert {step for _, step in first} == {*range(0, 201, 10)}
     assert {**first, **second} == pytest.approx(points_in_csvs(run), abs=1e-12)
     assert all(first[point] == second[point] for point in first.keys() & second.keys())
-    assert {record.run_id for file in files for record in run_records(file)} == {"tracked"}
+    content = json.loads((run / "args.json").read_text())
+    ids = {record.run_id for file in files for record in run_records(file)}
+    assert ids == {content["wandb_id"]}
+    assert content["wandb_id"].startswith("tracked-")
     config = {update.key: update.value_json for update in run_records(files[0])[0].config.update}
     assert config["actor_learning_rate"] == "0.0001"

@@ -213,6 +213,15 @@ class RaisesFrom(Raises):  # one error from another
 
 
 @register
+class RaisesFromItself(Raises):  # an error that is its own cause
+    def step(self, action):
+        try:
+            return super().step(action)
+        except RuntimeError as error:
+            raise error from error
+
+
+@register
 class RaisesOSError(Raises):
     def step(self, action):
         Raises.steps += 1
@@ -356,6 +365,8 @@ CHANGES = {
     "RewardRagged": {REWARD: lambda r: [r, [r, r]]},
     "RewardTensor": {REWARD: lambda r: torch.tensor(r, requires_grad=True)},  # a learned one
     "TerminatedNone": {TERMINATED: lambda a: None},
+    "TerminatedNaN": {TERMINATED: lambda a: np.nan},
+    "TruncatedNaN": {TRUNCATED: lambda b: np.nan},
     "TruncatedNone": {TRUNCATED: lambda b: None},
     "DoneVector": {TERMINATED: lambda a: np.array([a]), TRUNCATED: lambda b: np.array([b])},
 }
