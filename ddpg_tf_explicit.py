@@ -47,7 +47,6 @@ import importlib.metadata
 import json
 import os
 import re
-import secrets
 import signal
 import sys
 import tempfile
@@ -1401,7 +1400,7 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
     """
     content = {"args": asdict(args), "versions": versions()}
     if args.track:  # folders of different runs may have one name: seed-0 of two settings
-        content["wandb_id"] = f"{path.name}-{secrets.token_hex(4)}"
+        content["wandb_id"] = f"{path.name}-{os.urandom(4).hex()}"
     file = path / "args.json"
     if not file.exists():
         return content
@@ -1744,19 +1743,21 @@ def args_to_resume(args: Args, flags: set[str]) -> Args:
     return old_args
 
 
+FLAGS_BESIDE_EVALUATE = {
+    "--evaluate",
+    "--env-id",
+    "--eval-episodes",
+    "--seed",
+    "--render",
+    "--no-render",
+    "--capture-video",
+    "--no-capture-video",
+}
+
+
 def evaluate_file(args: Args, flags: set[str]) -> None:
     """Plays --evaluate's agent without noise, where it was trained or in --env-id."""
-    allowed = {
-        "--evaluate",
-        "--env-id",
-        "--eval-episodes",
-        "--seed",
-        "--render",
-        "--no-render",
-        "--capture-video",
-        "--no-capture-video",
-    }
-    others = flags - allowed
+    others = flags - FLAGS_BESIDE_EVALUATE
     if others:
         raise RunError(f"--evaluate cannot use {', '.join(sorted(others))}: leave them out")
     if args.render and args.capture_video:
