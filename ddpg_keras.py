@@ -1038,7 +1038,8 @@ def save_weights(path: Path, content: dict) -> None:
     """
     data = BytesIO()
     np.savez(data, **flatten({"script": SCRIPT, **content}))
-    write_atomically(path, data.getbuffer())
+    with data.getbuffer() as view:  # no copy; closed before `data` is, also on a full disk
+        write_atomically(path, view)
 
 
 def flatten(content: dict, prefix: str = "") -> dict[str, np.ndarray]:

@@ -768,7 +768,8 @@ def save_weights(path: Path, content: dict) -> None:
     """
     data = BytesIO()
     torch.save(to_loadable({"script": SCRIPT, **content}), data)
-    write_atomically(path, data.getbuffer())
+    with data.getbuffer() as view:  # no copy; closed before `data` is, also on a full disk
+        write_atomically(path, view)
 
 
 def to_loadable(value: object, name: str = "content") -> object:

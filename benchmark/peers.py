@@ -46,6 +46,7 @@ if __name__ == "__main__":  # before torch or JAX is imported: one thread, on th
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
+study.import_triton_first()  # Stable-Baselines3 imports TensorFlow, by way of TensorBoard
 try:
     import gymnasium
     import numpy as np

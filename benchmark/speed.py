@@ -152,6 +152,7 @@ def train_script(
 
 def train_stable_baselines3(setup: Setup, device: str) -> None:
     """Trains Stable-Baselines3's DDPG."""
+    study.import_triton_first()  # it imports TensorFlow, by way of TensorBoard
     import torch
     from stable_baselines3 import DDPG
     from stable_baselines3.common.noise import OrnsteinUhlenbeckActionNoise

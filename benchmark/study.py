@@ -36,6 +36,7 @@ that made it does not count, but its report names it. Runs in benchmark/results/
 """
 
 import ast
+import importlib
 import json
 import math
 import platform
@@ -43,6 +44,7 @@ import re
 import shlex
 import sys
 import tomllib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -88,6 +90,16 @@ def explain_missing_package(error: ImportError, module: str) -> None:
         raise error
     print(f"{error}: {INSTALL}", file=sys.stderr)
     sys.exit(2)
+
+
+def import_triton_first() -> None:
+    """To be called before anything imports TensorFlow; imports triton, where it is installed.
+
+    PyTorch for CUDA brings triton, and imports it with its first optimiser. After TensorFlow that
+    crashes the process (https://github.com/tensorflow/tensorflow/issues/124205).
+    """
+    with suppress(ImportError):
+        importlib.import_module("triton")
 
 
 # -------------------------------------------------------------------------------- a script's flags

@@ -8,10 +8,12 @@ import warnings
 
 import matplotlib
 import pytest
+import study
 from helpers import SMOKE, process_variables
 
 import ddpg_continuous
 
+study.import_triton_first()  # some tests import TensorFlow
 matplotlib.use("Agg")  # needs no display
 
 # What Python itself does not show

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import subprocess
 import sys
 
 import gymnasium
@@ -277,6 +278,18 @@ def test_importing_the_module_changes_no_variable_of_the_process(monkeypatch):
     before = dict(os.environ)
     importlib.reload(peers)
     assert dict(os.environ) == before
+
+
+def test_triton_is_imported_before_tensorflow(tmp_path):
+    """In the other order the process would crash, where PyTorch for CUDA has brought triton."""
+    (tmp_path / "triton.py").write_text(
+        "import sys\nassert 'tensorflow' not in sys.modules\nprint('triton')"
+    )
+    variables = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{study.ROOT / 'benchmark'}"}
+    result = subprocess.run(
+        [sys.executable, "-c", "import peers"], env=variables, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout) == (0, "triton\n"), result.stderr
 
 
 def test_what_cannot_be_trained_is_one_line(main, tmp_path):
