@@ -8,6 +8,7 @@ import warnings
 
 import matplotlib
 import pytest
+import speed
 import study
 from helpers import SMOKE, process_variables
 
@@ -29,6 +30,24 @@ HIDDEN_WARNINGS = (
 def script():
     """The script whose command line is tested; a module may have a fixture of its own for it."""
     return ddpg_continuous
+
+
+@pytest.fixture
+def counted_steps(monkeypatch):
+    """The steps of a contestant of speed.py in this process, which does not stop itself."""
+    steps = []
+    after = speed.Turns.after
+
+    def note_and_call(self, step):
+        steps.append(step)
+        after(self, step)
+
+    monkeypatch.setattr(speed.Turns, "after", note_and_call)
+    monkeypatch.setattr(speed.os, "kill", lambda pid, number: None)
+    monkeypatch.setattr(speed, "RANDOM_STEPS", 250)
+    monkeypatch.setattr(speed, "FIRST_STEP", 100)
+    monkeypatch.setattr(speed, "TURN", 50)
+    return steps
 
 
 @pytest.fixture

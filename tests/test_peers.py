@@ -50,6 +50,20 @@ def main(tmp_path, monkeypatch, run_main):
     return lambda *words: run_main(peers.main, *words, *flags)
 
 
+@pytest.fixture
+def models(monkeypatch):
+    """The agents that are made."""
+    made = []
+    make_model = peers.make_model
+
+    def noted_model(*args, **settings):
+        made.append(make_model(*args, **settings))
+        return made[-1]
+
+    monkeypatch.setattr(peers, "make_model", noted_model)
+    return made
+
+
 def folder(tmp_path, setting):
     return tmp_path / "res" / "few" / "LunarLanderContinuous-v3" / setting / "seed-3"
 
@@ -73,16 +87,8 @@ def test_a_run_leaves_what_a_report_needs(setting, main, tmp_path):
 
 
 def test_an_evaluation_is_that_of_our_scripts_and_leaves_the_training_as_it_was(
-    main, tmp_path, monkeypatch
+    main, tmp_path, monkeypatch, models
 ):
-    models = []
-    make_model = peers.make_model
-
-    def noted_model(setting, seed):
-        models.append(make_model(setting, seed))
-        return models[-1]
-
-    monkeypatch.setattr(peers, "make_model", noted_model)
     assert main("sb3-ddpg", "--seed", "3")[0] == 0
     path = folder(tmp_path, "sb3-ddpg")
     last = pd.read_csv(path / "evaluations.csv").iloc[-1]
@@ -242,32 +248,14 @@ def test_another_version_of_cleanrl_is_refused(cleanrl, main, tmp_path):
     assert not (tmp_path / "res").exists()
 
 
-def test_every_step_of_a_peer_counts_where_its_speed_is_measured(main, tmp_path, monkeypatch):
-    steps = []
-    after = speed.Turns.after
-
-    def note_and_call(self, step):
-        steps.append(step)
-        after(self, step)
-
-    monkeypatch.setattr(speed.Turns, "after", note_and_call)
-    monkeypatch.setattr(speed.os, "kill", lambda pid, number: None)
-    monkeypatch.setattr(speed, "RANDOM_STEPS", 100)
-    monkeypatch.setattr(speed, "FIRST_STEP", 150)
-    monkeypatch.setattr(speed, "TURN", 50)
-    models = []
-    make_model = peers.make_model
-
-    def noted_model(*args, **settings):
-        models.append(make_model(*args, **settings))
-        return models[-1]
-
-    monkeypatch.setattr(peers, "make_model", noted_model)
+def test_every_step_of_a_peer_counts_where_its_speed_is_measured(
+    main, tmp_path, counted_steps, models
+):
     status, out, err = main("sb3-td3", "--time", 1, 300)
     assert status == 0, err
-    assert steps == list(range(1, 301))
-    assert len(re.findall(rf"(?m)^{speed.SECONDS} [\d.]+$", out)) == 4  # at 150, 200, 250, 300
-    assert models[0]._n_updates == 200  # one per step after the random ones
+    assert counted_steps == list(range(1, 301))
+    assert len(re.findall(rf"(?m)^{speed.SECONDS} [\d.]+$", out)) == 5  # from 100 on
+    assert models[0]._n_updates == 50  # one per step after the random ones
     assert not (tmp_path / "res").exists()
 
 

@@ -49,24 +49,6 @@ def test_an_update_makes_the_products_of_the_floor_and_one_more():
     assert counter.get_total_flops() == flops([*speed.products(64), one_more])
 
 
-@pytest.fixture
-def counted_steps(monkeypatch):
-    """The steps of a contestant in this process, which does not stop itself."""
-    steps = []
-    after = speed.Turns.after
-
-    def note_and_call(self, step):
-        steps.append(step)
-        after(self, step)
-
-    monkeypatch.setattr(speed.Turns, "after", note_and_call)
-    monkeypatch.setattr(speed.os, "kill", lambda pid, number: None)
-    monkeypatch.setattr(speed, "RANDOM_STEPS", 250)
-    monkeypatch.setattr(speed, "FIRST_STEP", 100)
-    monkeypatch.setattr(speed, "TURN", 50)
-    return steps
-
-
 def test_every_step_of_a_script_counts_also_in_the_environment_after_a_checkpoint(
     counted_steps, tmp_path, monkeypatch, capsys
 ):
