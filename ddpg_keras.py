@@ -738,15 +738,14 @@ class CheckedEnv(gym.Wrapper):
             raise RunError(f"step() has to return a tuple: {names}")
         observation, reward, terminated, truncated, info = result
         observation = self.checked_observation(observation)
-        reward = np.float32(one_number(reward, "the reward"))  # as the replay buffer keeps it
-        check_finite(reward, "the reward")
+        reward = as_float32(one_number(reward, "the reward"), "the reward")
         terminated = bool(one_number(terminated, "terminated"))
         truncated = bool(one_number(truncated, "truncated"))
-        return observation, reward.item(), terminated, truncated, info
+        return observation, reward, terminated, truncated, info
 
     def checked_observation(self, observation: np.ndarray) -> np.ndarray:
         """A float32 copy, (S,): some environments reuse the array that they return."""
-        with environment_code("reading the observation"):
+        with environment_code("reading the observation"), np.errstate(over="ignore"):
             observation = np.array(observation, np.float32)
         if observation.shape != self.observation_shape:
             declared = f"observation_space says {self.observation_shape}"
@@ -784,6 +783,14 @@ def check_finite(value: np.ndarray | float, name: str) -> None:
     """RunError, naming the value, if any of it is NaN or infinite."""
     if not np.isfinite(value).all():
         raise RunError(f"{name} is not finite: {value}")
+
+
+def as_float32(number: float, name: str) -> float:
+    """The number as the replay buffer keeps it; RunError if float32 has none so large."""
+    with np.errstate(over="ignore"):
+        rounded = np.float32(number)
+    check_finite(rounded, name)
+    return rounded.item()
 
 
 def one_number(value: object, name: str) -> float:

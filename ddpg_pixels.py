@@ -15,7 +15,7 @@
 #     "tyro==1.0.16",
 # ]
 # ///
-"""DDPG from pixels in one file, as Lillicrap et al. 2015 (https://arxiv.org/abs/1509.02971).
+"""DDPG from pixels in one file, as in Lillicrap et al. 2015 (https://arxiv.org/abs/1509.02971).
 
     initialise the critic Q(s, a) and the actor μ(s); copy them into the targets Q' and μ'
     for each episode: reset the noise 𝒩 and receive the first observation s
@@ -191,7 +191,7 @@ class ReplayBuffer:
         self.observations = np.empty((capacity, *observation_shape), np.uint8)
         self.rows = np.zeros((capacity, action_size + 2), np.float32)  # a, r, terminated
         self.boundaries = [action_size, action_size + 1]  # where r and terminated begin in a row
-        # False of the newest observation, and of the last one of each episode
+        # Whether a transition starts here: not at the newest observation, nor at an episode's last
         self.starts_transition = np.zeros(capacity, bool)
         self.num_added = 0  # observations ever stored
         self.rng = rng
@@ -425,8 +425,9 @@ class DDPG(nn.Module):
 
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # Batch norm takes s and s' as one minibatch; CrossQ does, too (arxiv.org/abs/1902.05605).
-        # Normalised apart, the mean of s' − s would be lost: with short episodes, Q diverged. The
-        # actor's step below compares nothing with a next state, and takes s alone.
+        # Normalised apart, the mean of s' − s would be lost: with short episodes, Q diverged in
+        # ddpg_continuous.py. The actor's step below compares nothing with a next state, and takes s
+        # alone.
         both, next_both = s, next_s
         if self.has_batch_norm:
             both = torch.cat([s, next_s])  # (2N, C, H, W)
@@ -613,7 +614,7 @@ def prepare_cudnn() -> None:
 def prepare_rendering() -> None:
     """On Linux, lets MuJoCo draw off screen, and pygame too if there is no display.
 
-    To be called before mujoco is imported, which reads these variables.
+    To be called before mujoco is imported and pygame opens a display: that is when they are read.
     """
     if sys.platform != "linux":
         return
@@ -743,15 +744,14 @@ class CheckedEnv(gym.Wrapper):
             raise RunError(f"step() has to return a tuple: {names}")
         observation, reward, terminated, truncated, info = result
         observation = self.checked_observation(observation)
-        reward = np.float32(one_number(reward, "the reward"))  # as the replay buffer keeps it
-        check_finite(reward, "the reward")
+        reward = as_float32(one_number(reward, "the reward"), "the reward")
         terminated = bool(one_number(terminated, "terminated"))
         truncated = bool(one_number(truncated, "truncated"))
-        return observation, reward.item(), terminated, truncated, info
+        return observation, reward, terminated, truncated, info
 
     def checked_observation(self, observation: np.ndarray) -> np.ndarray:
         """A float32 copy, (S,): some environments reuse the array that they return."""
-        with environment_code("reading the observation"):
+        with environment_code("reading the observation"), np.errstate(over="ignore"):
             observation = np.array(observation, np.float32)
         if observation.shape != self.observation_shape:
             declared = f"observation_space says {self.observation_shape}"
@@ -791,6 +791,14 @@ def check_finite(value: np.ndarray | float, name: str) -> None:
         raise RunError(f"{name} is not finite: {value}")
 
 
+def as_float32(number: float, name: str) -> float:
+    """The number as the replay buffer keeps it; RunError if float32 has none so large."""
+    with np.errstate(over="ignore"):
+        rounded = np.float32(number)
+    check_finite(rounded, name)
+    return rounded.item()
+
+
 def one_number(value: object, name: str) -> float:
     """The number in a scalar, or in an array of one element.
 
@@ -805,16 +813,19 @@ def one_number(value: object, name: str) -> float:
 
 
 class Camera(gym.Wrapper):
-    """Renders once a step, however often it is asked; MuJoCo in the environment's own context.
+    """Renders once a step, however often it is asked; MuJoCo from one place, in its own context.
 
     Rendering can change what there is to see: LunarLander's sparks age by it. And MuJoCo draws and
-    frees in whichever context is current. Once an evaluation's environment was closed, that would
-    be none, and the training's pictures black.
+    frees in the process's current context. After an evaluation's environment was closed there would
+    be none, and the training's pictures would be black.
     """
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
         self.picture: np.ndarray | None = None  # since the last step or reset
+        if hasattr(env.unwrapped, "mujoco_renderer"):
+            with environment_code("pointing MuJoCo's camera"):
+                point_camera(env.unwrapped)
 
     def reset(
         self, *, seed: int | None = None, options: dict | None = None
@@ -853,12 +864,24 @@ class Camera(gym.Wrapper):
         return viewer
 
 
+def point_camera(env: gym.Env) -> None:
+    """Points the camera of an environment in MuJoCo at the middle of the model at rest.
+
+    gymnasium would point it at the middle of what it draws first. So the view would depend on the
+    first episode's start state, and differ between training, evaluation and a resumed run.
+    """
+    env.set_state(env.init_qpos, env.init_qvel)
+    middle = np.median(env.data.geom_xpos, axis=0)
+    own = env.mujoco_renderer.default_cam_config or {}  # may have a place of its own
+    env.mujoco_renderer.default_cam_config = {"lookat": middle, **own}
+
+
 class PixelEnv(CheckedEnv):
     """An environment as a camera sees it: observations (H, W, C) of bytes, actions repeated.
 
-    C is 3 × --action-repeat: the newest pictures in RGB, the oldest first, normally one after each
-    repeat. If the episode ends before the last repeat, earlier ones fill up. After a reset there is
-    one picture, repeated: the first observation shows no speed.
+    C is 3 × --action-repeat: the last pictures in RGB, the oldest first, one after each repeat.
+    Where an episode ends before the last repeat, older pictures stand in front. After a reset there
+    is one picture, repeated: the first observation shows no speed.
     """
 
     def __init__(self, env: gym.Env, args: Args) -> None:
@@ -891,7 +914,7 @@ class PixelEnv(CheckedEnv):
             total_reward += reward
             if terminated or truncated:
                 break
-        check_finite(np.float32(total_reward), "the sum of an action's rewards")
+        as_float32(total_reward, "the sum of an action's rewards")  # checks it
         next_observation = np.concatenate(self.pictures, axis=2)
         return next_observation, total_reward, terminated, truncated, info
 
@@ -940,7 +963,13 @@ def make_env(
     `is_shown`: render() will be called for a window, even if observations are images. `video`:
     records the first episode as <video>-episode-0.mp4.
     """
-    env = camera_on(current_id(env_id), must_render=is_shown or video is not None)
+    try:
+        env = camera_on(current_id(env_id), must_render=is_shown or video is not None)
+    except EnvironmentFailure as error:
+        if os.environ.get("MUJOCO_GL") == "egl" and "EGL" in str(error).upper():
+            hint = "without EGL, try MUJOCO_GL=osmesa, which draws by software"
+            raise EnvironmentFailure(f"{error} ({hint})") from error.__cause__
+        raise
     try:
         if video:
             env = record_first_episode(env, video)
@@ -1075,6 +1104,8 @@ def record_first_episode(env: gym.Env, video: Path) -> gym.Env:
 
 def check_video(env_id: str, args: Args) -> None:
     """RunError if no video of the environment can be recorded: before a run writes anything."""
+    with make_env(env_id, args) as env:
+        env.reset(seed=0)  # what fails without a video, too, is not blamed on it
     try:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -1084,10 +1115,7 @@ def check_video(env_id: str, args: Args) -> None:
             env.rendered()  # checks a picture: where observations are images, reset() has not
             env.reset(seed=0)  # writes the first episode's video
     except RunError as error:
-        hint = "leave out --capture-video"
-        if isinstance(error, EnvironmentFailure):
-            hint += "; where MuJoCo finds no EGL, try MUJOCO_GL=osmesa"
-        raise RunError(f"no video of {env_id}: {error} ({hint})") from error
+        raise RunError(f"no video of {env_id}: {error} (leave out --capture-video)") from error
 
 
 def check_window(env_id: str, args: Args) -> None:
@@ -1392,11 +1420,13 @@ def save_observations(folder: Path, replay: ReplayBuffer) -> list[Path]:
     Returns the files that together hold all of the buffer's observations, the oldest first. A
     file's name says what it holds, by number, and its checksum: FIRST-END-CRC32.
     """
-    oldest = replay.num_added - len(replay)
-    files = observation_files(folder)
-    first = oldest
-    if files:
-        first = max(oldest, numbers_in(files[-1])[1])
+    first = replay.num_added - len(replay)  # the first one that is not in `files`
+    files = []
+    for file in observation_files(folder):
+        begin, end = numbers_in(file)
+        if begin <= first < end:  # if somebody has deleted a file, those after it do not join
+            files.append(file)
+            first = end
     if first < replay.num_added:
         # As bytes, of which none is copied
         pieces = [piece.data for piece in stored_observations(replay, first, replay.num_added)]
@@ -1407,7 +1437,7 @@ def save_observations(folder: Path, replay: ReplayBuffer) -> list[Path]:
         folder.mkdir(exist_ok=True)
         write_atomically(file, *pieces)
         files.append(file)
-    return [file for file in files if numbers_in(file)[1] > oldest]
+    return files
 
 
 NAME_OF_OBSERVATIONS = re.compile(r"\d+-\d+-[0-9a-f]{8}")
@@ -1973,7 +2003,7 @@ def check(args: Args) -> None:
         "hidden_sizes": (1, 2**15),
         "learning_starts": (0, 2**31),
         "frame_size": (15, 2**10),  # less would leave the third convolution nothing
-        "action_repeat": (1, 2**10),
+        "action_repeat": (1, 100),
         "crop": (0.05, 1),
         "reward_scale": (1e-9, 1e9),
         "noise_sigma": (0, 1e9),

@@ -1086,7 +1086,7 @@ def picture(name: str, kind: str) -> str:
 
 
 def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
-    """The short table of results, in Markdown; the README has the same lines."""
+    """The short table of results, in Markdown, by environment; the README has the same lines."""
     rows = []
     for wanted in studies:
         for group in groups.get(wanted.name, []):
@@ -1101,7 +1101,10 @@ def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
                     row["at the end"] = f"{at_the_end.sum()}/{len(solved)}"
                     row["median step"] = f"{median_step(group)} of {group.length}"
                 row["last evaluation: mean ± std"] = mean_and_std(group.last)
-                rows.append(row)
+                if row not in rows:  # two studies may have the same runs
+                    rows.append(row)
+    environments = unique([row["environment"] for row in rows])
+    rows.sort(key=lambda row: environments.index(row["environment"]))
     return markdown(pd.DataFrame(rows).fillna("–"))
 
 

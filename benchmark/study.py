@@ -67,7 +67,15 @@ LENGTHS = {"total_timesteps", "learning_starts", "eval_every", "eval_episodes"}
 PEER_ARGUMENTS = ("total_timesteps", "eval_every", "eval_episodes")
 
 # The order of the page of results; other studies follow by name
-FIRST_STUDIES = ["classic", "normalisation", "noise", "sensitivity", "bipedalwalker", "mujoco"]
+FIRST_STUDIES = [
+    "classic",
+    "lander",
+    "normalisation",
+    "noise",
+    "sensitivity",
+    "bipedalwalker",
+    "mujoco",
+]
 REQUIRED_KEYS = {"question": str, "seeds": list, "environments": dict, "settings": dict}
 OPTIONAL_KEYS = {
     "script": str,

@@ -2,6 +2,8 @@
 
 import math
 
+import gymnasium as gym
+import numpy as np
 import pytest
 from helpers import POINT, SMALL, is_all_finite, load, refused
 from point_environments import Point
@@ -40,6 +42,23 @@ def test_a_nan_or_infinity_stops_the_run_and_one_line_names_step_and_cause(
     assert f"checkpoint of step {good} is intact" in message
     assert every <= good < step
     assert not list((folder / "runs/broken").glob("*.new"))
+
+
+def test_what_float32_cannot_hold_is_refused_without_a_warning_in_front(recwarn):
+    class Large(gym.Wrapper):
+        def step(self, action):
+            _, *others = self.env.step(action)
+            return np.full(2, 1e39), *others
+
+    env = script.CheckedEnv(Large(Point()))
+    env.reset(seed=0)
+    with pytest.raises(script.RunError, match="the observation is not finite"):
+        env.step(np.float32([0]))
+    env = script.CheckedEnv(Point(fault_at=0, reward=-1e39))
+    env.reset(seed=0)
+    with pytest.raises(script.RunError, match="the reward is not finite: -inf"):
+        env.step(np.float32([0]))
+    assert not [str(warning.message) for warning in recwarn]
 
 
 def test_the_checkpoint_that_an_infinite_loss_leaves_is_finite_everywhere(command, folder):

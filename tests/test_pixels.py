@@ -478,6 +478,17 @@ def see_beside_others(env_id):
         np.testing.assert_array_equal(play(env, 4), expected)
 
 
+def see_from_one_place(env_id):
+    """AssertionError if the camera's place depends on the first episode that was drawn."""
+    script.prepare_rendering()
+    pictures = []
+    for first_seed in (0, 3):
+        with make(env_id, crop=1.0) as env:
+            env.reset(seed=first_seed)
+            pictures.append(env.reset(seed=5)[0])
+    np.testing.assert_array_equal(*pictures)
+
+
 without_egl = sys.platform == "linux" and ctypes.util.find_library("EGL") is None
 
 
@@ -491,6 +502,22 @@ def test_an_environment_is_seen_as_ever_while_others_are_made_rendered_and_close
     program += "see('InvertedPendulum-v5')\nsee('LunarLanderContinuous-v3')"
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
+
+
+@pytest.mark.skipif(without_egl, reason="MuJoCo cannot render here")
+def test_a_state_looks_the_same_whichever_episode_was_seen_first():
+    """gymnasium points MuJoCo's camera at the middle of what it draws first."""
+    program = "from test_pixels import see_from_one_place as see\n"
+    program += "see('InvertedPendulum-v5')\nsee('Reacher-v5')"
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
+
+
+def test_a_camera_that_the_environment_points_itself_stays_as_it_is():
+    with make("Hopper-v5") as env:
+        camera = env.unwrapped.mujoco_renderer.default_cam_config
+        np.testing.assert_array_equal(camera["lookat"], [0, 0, 1.15])
+        assert camera["distance"] == 3
 
 
 def test_a_video_and_whoever_else_renders_change_nothing_of_what_is_seen(tmp_path):

@@ -372,6 +372,22 @@ def test_files_of_a_full_buffer_are_restored_in_their_order(folder):
     np.testing.assert_array_equal(restored.observations, replay.observations)
 
 
+def test_observations_of_a_file_that_is_lost_while_the_run_goes_on_are_written_again(folder):
+    """The file has no observation that the buffer lost: all have to be on disk again."""
+    rng = np.random.default_rng(0)
+    replay, restored = [ddpg_pixels.ReplayBuffer(20, (1, 1, 3), 1, rng) for _ in range(2)]
+    for end in (5, 10, 15):
+        while replay.num_added < end:
+            replay.append(np.full((1, 1, 3), 1 + replay.num_added, np.uint8))
+        files = ddpg_pixels.save_observations(folder / "x", replay)
+        names = [file.name for file in files]
+        ddpg_pixels.keep_only(folder / "x", names)
+        if end == 10:
+            files[0].unlink()
+    ddpg_pixels.load_observations(folder / "x", names, restored)
+    np.testing.assert_array_equal(restored.observations[:15], replay.observations[:15])
+
+
 def test_the_oldest_file_comes_first_however_many_digits_its_number_has(folder):
     names = ["000000006-000000012-00000000", "999999990-1000000009-00000000"]
     names.append("1000000009-1000000020-00000000")
@@ -586,6 +602,24 @@ def test_an_environment_that_fails_to_render_is_named_and_its_own_traceback_show
     assert status == 2
     assert "pixel_environments.py" in err
     assert "render() failed: RuntimeError: no GL" in err.splitlines()[-1]
+
+
+def test_a_picture_that_fails_without_a_video_too_is_not_blamed_on_the_video(command, folder):
+    flags = ("--env-id", "pixel_environments:Grey-v0", *SMALL, "--capture-video")
+    assert "--capture-video" not in refused(command(*flags), "shape (20, 20)")
+
+
+def test_where_there_is_no_egl_the_line_says_what_to_try(command, folder, monkeypatch):
+    def without_egl(*args, **kwargs):
+        raise ImportError("Cannot initialize a EGL device display")
+
+    monkeypatch.setattr(gym, "make", without_egl)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    _, _, err = command("--env-id", "InvertedPendulum-v5", *SMALL)
+    assert err.splitlines()[-1].endswith("try MUJOCO_GL=osmesa, which draws by software)")
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    _, _, err = command("--env-id", "InvertedPendulum-v5", *SMALL)
+    assert err.splitlines()[-1].endswith("a EGL device display")
 
 
 @pytest.mark.parametrize(
