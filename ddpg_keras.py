@@ -33,7 +33,7 @@ learned.
 The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
 
     python ddpg_keras.py --env-id MountainCarContinuous-v0
-    KERAS_BACKEND=jax python ddpg_keras.py    (or torch; pip install either; unset: tensorflow)
+    KERAS_BACKEND=jax python ddpg_keras.py    (or torch; pip install either)
     python ddpg_keras.py --evaluate runs/NAME/best.npz --render
     python ddpg_keras.py --resume runs/NAME
 
@@ -79,7 +79,7 @@ from tqdm import tqdm
 
 # What the backends read as they are imported; what is set outside stays
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of TensorFlow's messages, fatal errors alone
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # off: oneDNN rounds differently
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN's numbers may vary with the machine
 # One thread, for small networks. OMP_NUM_THREADS=2 gives two, on every backend
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # PyTorch reads this
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", os.environ["OMP_NUM_THREADS"])  # TensorFlow this
@@ -94,9 +94,9 @@ try:
 except (ImportError, ValueError) as error:
     if __name__ != "__main__":
         raise
-    hint = "pip install it, or set tensorflow, jax or torch"
-    name = os.environ.get("KERAS_BACKEND", "")
-    print(f"KERAS_BACKEND={name}: {error} ({hint})", file=sys.stderr)
+    # It is that of KERAS_BACKEND or, if that is not set, of keras.json
+    hint = "set KERAS_BACKEND to tensorflow, jax or torch, and pip install that"
+    print(f"Keras's backend: {error} ({hint})", file=sys.stderr)
     sys.exit(2)
 keras.config.set_floatx("float32")  # even if one's own keras.json says otherwise
 
@@ -227,7 +227,7 @@ class ReplayBuffer:
 
 
 # ------------------------------------------------------------------------------- actor and critic
-Tensor = Any  # Keras's while the networks are built, then the backend's
+Tensor = Any  # the backend's
 
 
 def linear(x: keras.KerasTensor, units: int, bound: float, bias: bool = True) -> keras.KerasTensor:
@@ -244,20 +244,24 @@ def linear(x: keras.KerasTensor, units: int, bound: float, bias: bool = True) ->
     return layer(x)
 
 
-def hidden(x: Tensor, units: int, norm: str) -> Tensor:
+def hidden(x: keras.KerasTensor, units: int, norm: str) -> keras.KerasTensor:
     """A hidden layer: linear, norm, ReLU; (N, fan-in) to (N, units)."""
     bound = x.shape[1] ** -0.5
     bias = norm != "batch"  # batch norm subtracts the mean, and with it any bias before it
     x = linear(x, units, bound, bias)
     if norm == "batch":
+        # Keras's momentum is what is kept: 0.99 is torch's 0.01
         x = keras.layers.BatchNormalization(momentum=0.99, epsilon=1e-5)(x)
     elif norm == "layer":
         x = keras.layers.LayerNormalization(epsilon=1e-5)(x)
     return keras.layers.ReLU()(x)
 
 
-def input_normalisation(s: Tensor, norm: str) -> Tensor:
-    """The observation, normalised if --norm is batch: (N, S) to (N, S)."""
+def input_normalisation(s: keras.KerasTensor, norm: str) -> keras.KerasTensor:
+    """The observation, (N, S), normalised if --norm is batch.
+
+    Layer norm is not used here: it would mix metres with radians.
+    """
     if norm != "batch":
         return s
     # Without scale and shift: layer 1 and its norm have them
@@ -273,16 +277,19 @@ def make_networks(
     s = keras.Input((observation_size,))
     a = keras.Input((action_size,))
 
-    # x becomes μ(s), z becomes Q(s, a). The layers' order decides which weights a seed draws: this
-    # one is that of the committed runs.
-    x = input_normalisation(s, args.norm)  # (N, S)
+    # The layers' order decides which weights a seed draws. This one is that of the committed runs,
+    # and therefore goes from actor to critic and back.
+    x = input_normalisation(s, args.norm)  # (N, S), of the actor
     x = hidden(x, units_1, args.norm)  # (N, units_1)
     x = hidden(x, units_2, args.norm)  # (N, units_2)
-    z = input_normalisation(s, args.norm)  # (N, S)
+
+    z = input_normalisation(s, args.norm)  # (N, S), of the critic
     z = hidden(z, units_1, args.norm)  # (N, units_1)
     z = keras.layers.Concatenate()([z, a])  # (N, units_1 + A): a enters at the second layer
+
     x = linear(x, action_size, 3e-3)  # (N, A)
     mu = keras.layers.Activation("tanh")(x)  # (N, A)
+
     z = hidden(z, units_2, norm="none")  # (N, units_2): not normalised once a has entered
     q = linear(z, 1, 3e-3)  # (N, 1)
     return keras.Model(s, mu, name="actor"), keras.Model([s, a], q, name="critic")
@@ -331,7 +338,8 @@ def compiled(function: Callable, variables: list[keras.Variable]) -> Callable:
             result = function(*inputs)
         return result, [scope.get_current_value(variable) for variable in variables]
 
-    graph = backend.jit(pure, donate_argnums=0)  # new values may take the memory of the old ones
+    # The new values may take the memory of the old ones: an interrupt in here can lose both
+    graph = backend.jit(pure, donate_argnums=0)
 
     def call(*inputs: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         result, new_values = graph([variable.value for variable in variables], *inputs)
@@ -364,7 +372,7 @@ def forward_beside(model: keras.Model, weights: list, inputs: Inputs, others: In
     """
     if not model.non_trainable_variables:  # no batch norm: no row depends on another
         return forward(model, weights, inputs)
-    # Of an actor s and s'; of a critic s and s', and a and a'
+    # An actor's: (2N, S). A critic's: [(2N, S), (2N, A)]
     both = keras.tree.map_structure(lambda *pair: keras.ops.concatenate(pair), inputs, others)
     outputs, averages = forward(model, weights, both)  # 2N rows
     return keras.ops.split(outputs, 2)[0], averages
@@ -383,9 +391,11 @@ class DDPG:
         # learn() sets the optimisers' learning rates. build() makes their moments now, not at the
         # first update: `parts` below has to list them
         optimizers = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
-        self.actor_optimizer = optimizers[args.optimizer](epsilon=1e-8)
+        # ε is torch's number; Keras's RMSprop has it under the root, hence squared
+        epsilon = {"adam": 1e-8, "rmsprop": 1e-16}[args.optimizer]
+        self.actor_optimizer = optimizers[args.optimizer](epsilon=epsilon)
         self.actor_optimizer.build(self.actor.trainable_variables)
-        self.critic_optimizer = optimizers[args.optimizer](epsilon=1e-8)
+        self.critic_optimizer = optimizers[args.optimizer](epsilon=epsilon)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self.parts = {  # all that state() saves
             "actor": self.actor.variables,
@@ -495,7 +505,7 @@ class DDPG:
         """Takes back what state() returned; KeyError or ValueError if it is of other networks."""
         for name, variables in self.parts.items():
             for i, variable in enumerate(variables):
-                variable.assign(state[f"{name}.{i}"])
+                variable.assign(np.array(state[f"{name}.{i}"]))  # JAX would share the memory
 
 
 # ------------------------------------------------------------------------------------ the training
@@ -608,6 +618,10 @@ def prepare_framework(args: Args) -> None:
 
     Backends round differently. The top of this file sets their threads; they choose the device.
     """
+    if BACKEND == "torch":
+        # Weights that decay to zero pass through numbers below 1e-38, which processors compute
+        # slowly. The other backends take these as zero by themselves
+        backend.set_flush_denormal(True)
     if args.resume:
         path = Path(args.resume, "args.json")
         with as_run_error(f"cannot use {path}"):
@@ -1209,8 +1223,11 @@ def export_networks(file: Path, agent: DDPG) -> None:
     """Writes NAME_actor.keras and NAME_critic.keras, for keras.saving.load_model on any backend."""
     for network in (agent.actor, agent.critic):
         new = file.with_name("new.keras")  # Keras insists on the suffix
-        network.save(new)
-        os.replace(new, file.with_name(f"{file.stem}_{network.name}.keras"))
+        try:
+            network.save(new)
+            os.replace(new, file.with_name(f"{file.stem}_{network.name}.keras"))
+        finally:
+            new.unlink(missing_ok=True)
 
 
 def load_agent(file: Path) -> tuple[DDPG, Args]:
@@ -1492,8 +1509,9 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that decide the numbers."""
+    """What decides the numbers: the versions of Python and the libraries, and the threads."""
     found = {"python": sys.version}
+    found["threads"] = os.environ["OMP_NUM_THREADS"] or "unset"  # JAX rounds by their number
     for package in ("box2d", "mujoco", "pygame", "pygame-ce"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

@@ -2013,7 +2013,7 @@ def check(args: Args) -> None:
         "seed": (0, 2**30),
         "eval_every": (0, 2**31),
         "eval_episodes": (1, 2**31),
-        "num_threads": (1, 2**31),
+        "num_threads": (1, 1024),
         "checkpoint_every": (1, 2**31),
     }
     for name, (low, high) in ranges.items():

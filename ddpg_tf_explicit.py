@@ -31,7 +31,7 @@
 If s' is terminal, y = r. Up to step --learning-starts, actions are uniformly random and nothing is
 learned.
 The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
-(ddpg_continuous.py lets autograd find the same gradient, as that of 1/N Σ Q(s, μ(s)).)
+(ddpg_continuous.py has autograd differentiate 1/N Σ Q(s, μ(s)) instead: the same gradient.)
 
     python ddpg_tf_explicit.py --env-id Pendulum-v1
     python ddpg_tf_explicit.py --evaluate runs/NAME/best.npz --render
@@ -81,7 +81,7 @@ from tqdm import tqdm
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # else it takes all of a GPU's memory
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of its messages, fatal errors alone
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN's numbers vary with the machine
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # oneDNN's numbers may vary with the machine
 import keras
 import tensorflow as tf
 
@@ -290,7 +290,10 @@ def hidden(
 def make_actor(
     observation_size: int, action_size: int, args: Args, running_statistics: bool = False
 ) -> keras.Model:
-    """The policy μ(s): observations (N or 2N, S) to actions (N or 2N, A) in [-1, 1]."""
+    """The policy μ(s): observations (N or 2N, S) to actions (N or 2N, A) in [-1, 1].
+
+    Layer norm is not used on the observation: it would mix metres with radians.
+    """
     units_1, units_2 = args.hidden_sizes
     s = keras.Input((observation_size,))
     x = s
@@ -427,7 +430,7 @@ class DDPG:
             mu = self.actor(s, training=True)  # (N, A)
             q_mu = self.critic([s, mu], training=True)  # (N, 1)
         dq_da = tape.gradient(q_mu, mu)  # (N, A): ∇ₐQ(s, a)|ₐ₌μ(s), a row per observation
-        # Then times ∇μ, which is never formed: the tape takes dq_da as the gradient of the actor's
+        # Then times ∇μ, which is never formed: the tape takes −∇ₐQ/N as the gradient of the actor's
         # output, multiplies it by ∇μ, and sums over the rows. The minus because Adam descends.
         weights = self.actor.trainable_variables
         gradients = tape.gradient(mu, weights, output_gradients=-dq_da / s.shape[0])
@@ -1662,7 +1665,7 @@ def check(args: Args) -> None:
         "seed": (0, 2**30),
         "eval_every": (0, 2**31),
         "eval_episodes": (1, 2**31),
-        "num_threads": (1, 2**31),
+        "num_threads": (1, 1024),
         "checkpoint_every": (1, 2**31),
     }
     for name, (low, high) in ranges.items():

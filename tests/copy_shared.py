@@ -52,7 +52,15 @@ COPIES = [
     Copy(
         "ddpg_continuous.py",
         "ddpg_keras.py",
-        own=(*NETWORKS, *TORCH_FILES, "save_agent", "load_agent", "restore_best", "check"),
+        own=(
+            *NETWORKS,
+            *TORCH_FILES,
+            "save_agent",
+            "load_agent",
+            "restore_best",
+            "check",
+            "versions",
+        ),
     ),
     Copy(
         "ddpg_tf_explicit.py",

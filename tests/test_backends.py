@@ -76,7 +76,7 @@ def test_a_backend_that_is_unknown_unfit_or_not_installed_ends_in_one_line(name,
         module.write_text("raise ModuleNotFoundError(\"No module named 'openvino'\")")
     words = (ROOT / "ddpg_keras.py",)
     result = python(*words, backend=name, folder=tmp_path, PYTHONPATH=str(tmp_path))
-    refused(result, "KERAS_BACKEND", name, "tensorflow", "jax", "torch")
+    refused(result, "KERAS_BACKEND", name, "tensorflow, jax or torch, and pip install that")
     assert not (tmp_path / "runs").exists()
 
 

@@ -134,6 +134,7 @@ def test_an_environment_whose_packages_are_missing_says_how_to_install_them(
         ("--eval-episodes", 0),
         ("--checkpoint-every", 0),
         ("--num-threads", 0),
+        ("--num-threads", 2**31),
         ("--seed", -1),
         ("--device", ABSENT),
     ],

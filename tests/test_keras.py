@@ -302,6 +302,62 @@ def test_the_policy_learns_which_way_the_reward_grows(optimizer):
     assert actions[:, 1].mean() < -0.8
 
 
+@pytest.mark.xfail(
+    ddpg_keras.BACKEND == "torch",
+    reason="Keras 3.15 takes a variance as E[x²] − E[x]² there: docs/gradient.md says so",
+    strict=True,
+)
+def test_batch_norm_removes_what_all_observations_of_a_minibatch_have_in_common():
+    """100 is ten thousand times the spread, and leaves it three digits of float32."""
+    agent = new_agent("batch")
+    s = 0.01 * continuous_batch(100)[0]
+    weights = agent.actor.trainable_variables
+    mu = [ddpg_keras.forward(agent.actor, weights, x)[0] for x in (s, s + np.float32(100))]
+    here, far_away = [ops.convert_to_numpy(x) for x in mu]
+    np.testing.assert_allclose(far_away, here, atol=0.01 * np.abs(here).max())
+
+
+def aligned(array):
+    """A copy that begins at a multiple of 64 bytes: JAX shares such memory."""
+    memory = np.empty(array.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def test_what_set_state_was_given_is_copied():
+    agent = new_agent()
+    state = {name: aligned(array) for name, array in agent.state().items()}
+    agent.set_state(state)
+    before = arrays(agent.actor.variables)
+    for array in state.values():
+        array += 1
+    for old, new in zip(before, arrays(agent.actor.variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_another_number_of_threads_is_noted_like_another_version(monkeypatch):
+    """JAX rounds differently with another."""
+    found = {}
+    for number in ("1", "2", ""):
+        monkeypatch.setenv("OMP_NUM_THREADS", number)
+        found[number] = ddpg_keras.versions()
+    assert ddpg_keras.changed_versions(found["1"], found["2"]) == "threads 2 instead of 1"
+    assert ddpg_keras.changed_versions(found["1"], found[""]) == "threads unset instead of 1"
+    assert list(found["1"])[-1] == ddpg_keras.BACKEND, "by which a resume knows it"
+
+
+def test_nothing_is_left_of_a_network_that_could_not_be_exported(folder, monkeypatch):
+    def full(*paths):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ddpg_keras.os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        ddpg_keras.export_networks(folder / "best.npz", new_agent())
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_the_first_step_by_hand_at_half_the_rate_with_l2_in_the_gradient_of_the_critic_alone(
     optimizer,
@@ -320,7 +376,7 @@ def test_the_first_step_by_hand_at_half_the_rate_with_l2_in_the_gradient_of_the_
             if optimizer == "adam":
                 size = np.abs(g) + 1e-8 / 0.001**0.5
             else:
-                size = np.sqrt(0.1 * g * g + 1e-8)
+                size = np.sqrt(0.1 * g * g + 1e-16)
             np.testing.assert_allclose(old - new, 0.5 * rate * g / size, rtol=2e-3, atol=1e-6)
 
     assert_stepped(critic, agent.critic, noted["critic"], rate=1e-2)
