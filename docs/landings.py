@@ -1,22 +1,29 @@
-"""Draws when the landers of the study classic first landed, and when they were solved.
+"""Draws when the landers of ddpg_continuous.py first landed, and when they were solved.
 
     python docs/landings.py
 
-Reads the committed CSVs of ddpg_continuous.py's default command on LunarLanderContinuous, and makes
-docs/landings.png and benchmark/results/trials/landings.csv. A training episode counts as a landing
-if it ended before the time limit with a return above 100. Where it was compared with the replay
-buffer, whose last reward of an episode tells a landing (seeds 0, 1, 4 and 8 to 19), that found
-3,049 of 3,068 landings, and nothing else (benchmark/results/trials/landings-checked.csv).
+Reads the committed CSVs of its runs on LunarLanderContinuous, those of the default command (batch
+norm) and those with --norm layer, and makes docs/landings.png and
+benchmark/results/trials/landings.csv. A training episode counts as a landing if it ended before the
+time limit with a return above 100. Where it was compared with the replay buffer, whose last reward
+of an episode tells a landing (batch norm, seeds 0, 1, 4 and 8 to 19), that found 3,049 of 3,068
+landings, and nothing else (benchmark/results/trials/landings-checked.csv).
 """
 
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "benchmark/results/classic/LunarLanderContinuous-v3/default"
+LANDERS = "LunarLanderContinuous-v3"
+FOLDERS = {  # of each norm's runs, by study
+    "batch": [f"classic/{LANDERS}/default"],
+    "layer": [f"normalisation/{LANDERS}/layer", f"lander/{LANDERS}/layer"],
+}
+COLORS = {"batch": "C0", "layer": "C2"}
 TABLE = ROOT / "benchmark/results/trials/landings.csv"
 TIME_LIMIT = 1_000  # steps of an episode
 LEAST_RETURN = 100  # of a landing; a crash costs 100
@@ -48,9 +55,13 @@ def when(run: Path) -> dict[str, float]:
 
 
 def table() -> pd.DataFrame:
-    """A row for each committed run, those solved first at the top."""
-    runs = pd.DataFrame([when(run) for run in RUNS.glob("seed-*")])
-    return runs.sort_values(["solved", "first_landing"])
+    """A row for each committed run, by norm; those solved first at the top."""
+    rows = []
+    for norm, folders in FOLDERS.items():
+        for folder in folders:
+            for run in (ROOT / "benchmark/results" / folder).glob("seed-*"):
+                rows.append({"norm": norm, **when(run)})
+    return pd.DataFrame(rows).sort_values(["norm", "solved", "first_landing"])
 
 
 def nth(steps: np.ndarray, n: int) -> float:
@@ -61,25 +72,35 @@ def nth(steps: np.ndarray, n: int) -> float:
 
 
 def draw(runs: pd.DataFrame) -> Figure:
-    """Left, a row for each seed, the fastest at the top; right, a point for each."""
-    figure = Figure(figsize=(9.5, 0.22 * len(runs) + 1.2), layout="constrained")
-    rows, points = figure.subplots(1, 2, width_ratios=[2, 1])
-    height = np.arange(len(runs))
-    rows.hlines(height, runs["first_landing"], runs["solved"], color="0.85")
-    rows.plot(runs["first_landing"], height, "o", mfc="none", color="C0", label="first landing")
-    rows.plot(runs[f"landing_{MANY}"], height, "o", color="C0", label=f"landing {MANY}")
-    rows.plot(runs["solved"], height, "*", color="C1", ms=9, label="solved")
-    rows.set_yticks(height, [f"seed {seed}" for seed in runs["seed"]])
-    rows.invert_yaxis()
-    rows.set(xlabel="step", xlim=(0, 200_000))
-    rows.legend(frameon=False)
-    points.plot(runs["early_saturation"], runs["first_landing"], "o", color="C0")
+    """For each norm a row for each seed, the fastest at the top; right, a point for each."""
+    by_norm = dict(list(runs.groupby("norm")))
+    most = max(len(group) for group in by_norm.values())
+    figure = Figure(figsize=(12, 0.22 * most + 1.2), layout="constrained")
+    *panels, points = figure.subplots(1, 1 + len(by_norm), width_ratios=[2] * len(by_norm) + [1.5])
+    for axes, (norm, group) in zip(panels, by_norm.items(), strict=True):
+        draw_seeds(axes, group, COLORS[norm])
+        axes.set(title=f"{norm} norm", ylim=(most - 0.5, -0.5))
+        place = group["early_saturation"], group["first_landing"]
+        points.plot(*place, "o", color=COLORS[norm], label=f"{norm} norm")
     begin, end = EARLY
     points.set_xlabel(f"saturation, steps {begin:,} to {end:,}")
     points.set_ylabel("step of the first landing")
-    for axis in (rows.xaxis, points.yaxis):
-        axis.set_major_formatter("{x:,.0f}")
+    points.yaxis.set_major_formatter("{x:,.0f}")
+    points.legend(frameon=False)
     return figure
+
+
+def draw_seeds(axes: Axes, runs: pd.DataFrame, color: str) -> None:
+    """A row for each seed: from its first landing to where it is solved."""
+    height = np.arange(len(runs))
+    axes.hlines(height, runs["first_landing"], runs["solved"], color="0.85")
+    axes.plot(runs["first_landing"], height, "o", mfc="none", color=color, label="first landing")
+    axes.plot(runs[f"landing_{MANY}"], height, "o", color=color, label=f"landing {MANY}")
+    axes.plot(runs["solved"], height, "*", color="C1", ms=9, label="solved")
+    axes.set_yticks(height, [f"seed {seed}" for seed in runs["seed"]])
+    axes.set(xlabel="step", xlim=(0, 200_000))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.legend(frameon=False)
 
 
 def main() -> None:
@@ -87,13 +108,17 @@ def main() -> None:
     runs = table()
     runs.to_csv(TABLE, index=False, lineterminator="\n")
     draw(runs).savefig(ROOT / "docs/landings.png", dpi=100)
-    distance = (runs["solved"] - runs[f"landing_{MANY}"]).abs().dropna()
-    near = f"{(distance <= NEAR).sum()} of {len(distance)} within {NEAR:,} steps"
-    print(f"solved and landing {MANY}: {near}, the median {distance.median():,.0f} apart")
-    ranks = runs.rank()
-    for column in ("early_saturation", "early_q"):
-        correlation = ranks[column].corr(ranks["first_landing"])
-        print(f"{column} and first landing: rank correlation {correlation:.2f}")
+    for norm, group in runs.groupby("norm"):
+        print(f"{norm} norm, {len(group)} seeds: {group['solved'].notna().sum()} solved")
+        for column in ("first_landing", f"landing_{MANY}", "early_saturation", "early_q"):
+            print(f"  {column}: median {group[column].median():,.2f}")
+        distance = (group["solved"] - group[f"landing_{MANY}"]).abs().dropna()
+        near = f"{(distance <= NEAR).sum()} of {len(distance)} within {NEAR:,} steps"
+        print(f"  solved and landing {MANY}: {near}, the median {distance.median():,.0f} apart")
+        ranks = group.rank(numeric_only=True)
+        for column in ("early_saturation", "early_q"):
+            correlation = ranks[column].corr(ranks["first_landing"])
+            print(f"  {column} and first landing: rank correlation {correlation:.2f}")
 
 
 if __name__ == "__main__":

@@ -315,7 +315,7 @@ def test_when_a_lander_landed_and_was_solved_by_hand(landings, tmp_path):
 def test_the_committed_landings_are_what_the_committed_runs_give(landings):
     committed = pd.read_csv(landings.TABLE)
     pd.testing.assert_frame_equal(landings.table().reset_index(drop=True), committed)
-    assert len(landings.draw(committed).axes) == 2
+    assert len(landings.draw(committed).axes) == 3
 
 
 # ----------------------------------------------------------- docs/followed.py: how a training went
