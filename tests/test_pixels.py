@@ -493,22 +493,20 @@ without_egl = sys.platform == "linux" and ctypes.util.find_library("EGL") is Non
 
 
 @pytest.mark.skipif(without_egl, reason="MuJoCo cannot render here")
-def test_an_environment_is_seen_as_ever_while_others_are_made_rendered_and_closed():
+def test_a_state_looks_the_same_whatever_other_environments_do_and_whatever_was_seen_first():
     """MuJoCo draws in the process's current context, which the other one's end would take away.
 
-    In a process of its own: where TensorFlow has been used, drawing by software crashes.
+    And gymnasium points its camera at the middle of what it draws first. In a process of its own:
+    where TensorFlow has been used, drawing by software crashes.
     """
-    program = "from test_pixels import see_beside_others as see\n"
-    program += "see('InvertedPendulum-v5')\nsee('LunarLanderContinuous-v3')"
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
+    program = """if True:
+        from test_pixels import see_beside_others, see_from_one_place
 
-
-@pytest.mark.skipif(without_egl, reason="MuJoCo cannot render here")
-def test_a_state_looks_the_same_whichever_episode_was_seen_first():
-    """gymnasium points MuJoCo's camera at the middle of what it draws first."""
-    program = "from test_pixels import see_from_one_place as see\n"
-    program += "see('InvertedPendulum-v5')\nsee('Reacher-v5')"
+        see_beside_others("InvertedPendulum-v5")
+        see_beside_others("LunarLanderContinuous-v3")
+        see_from_one_place("InvertedPendulum-v5")
+        see_from_one_place("Reacher-v5")
+    """
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
 
