@@ -25,8 +25,8 @@
             learn:    y = r + γ max Q'(s', a') over a', and minimise L = 1/N Σ (y − Q(s, a))²
             target:   every C updates, Q' = Q (by default: Q' ← τ Q + (1 − τ) Q' at each)
 
-If s' is terminal, y = r. Updates begin with the first whole minibatch (the paper fills the replay
-buffer with 50,000 random steps first), and evaluations are greedy (the paper's have ε = 0.05).
+If s' is terminal, y = r. Updates begin with the first whole minibatch (the paper first stores
+50,000 random steps), and evaluations are greedy (the paper's have ε = 0.05).
 
     python dqn.py --env-id LunarLander-v3
     python dqn.py --evaluate runs/NAME/best.pt --render
@@ -40,6 +40,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import json
+import math
 import os
 import random
 import re
@@ -86,7 +87,7 @@ class Args:
     buffer_size: int = 100_000  # transitions that the replay buffer holds (paper: 1e6)
     hidden_sizes: tuple[int, int] = (256, 256)  # units of the hidden layers (paper: convolutions)
     train_every: int = 1  # steps between updates, once there is a minibatch (paper: 4)
-    target_network: Literal["none", "hard", "soft"] = "soft"  # none: Q' is Q; hard: copied (paper)
+    target_network: Literal["none", "hard", "soft"] = "soft"  # none: Q' is Q (paper: hard)
     target_period: int = 100  # hard target: updates C between two copies (paper: 10,000)
     tau: float = 0.01  # soft target: rate τ at which Q' follows Q at every update
     epsilon_start: float = 1.0  # probability ε of a random action at first (paper: 1)
@@ -118,7 +119,7 @@ Policy = Callable[[np.ndarray], int]  # an observation (S,) to the number of an 
 
 
 def epsilon_at(step: int, args: Args) -> float:
-    """The probability ε of a random action: it falls linearly, then stays where it is."""
+    """The probability ε of a random action: linear from start to end, then it stays there."""
     steps = [0, args.epsilon_decay_steps]
     return float(np.interp(step, steps, [args.epsilon_start, args.epsilon_end]))
 
@@ -154,7 +155,7 @@ class ReplayBuffer:
         self.num_added += 1
 
     def sample(self, batch_size: int) -> list[np.ndarray]:
-        """N random transitions: s and s' (N, S), a, r and terminated (N, 1).
+        """N random transitions, all float32: s (N, S), a, r, terminated (N, 1) each, s' (N, S).
 
         r is (N, 1), not (N,): against Q (N, 1), that would silently broadcast to (N, N).
         """
@@ -230,7 +231,7 @@ class DQN(nn.Module):
 
         # Minimise L = 1/N Σ (y − Q(s, a))², with Q of the actions taken. (The paper also clips
         # y − Q, for stability, and the rewards, whose sizes differ from game to game.)
-        q = self.q_network(s).gather(1, a.long())  # (N, 1)
+        q = self.q_network(s).gather(1, a.long())  # (N, 1); a is a number, as float32
         loss = F.mse_loss(q, y)
         self.optimizer.zero_grad()
         loss.backward()
@@ -293,6 +294,7 @@ def train(args: Args) -> None:
         check_video(args.env_id)
     with make_env(args.env_id) as env:
         note_missing_time_limit(env, args.env_id)
+        note_missing_updates(args)
         rng = np.random.default_rng(args.seed)
         observation_size, num_actions = sizes_of(env)
         agent = DQN(observation_size, num_actions, args)
@@ -389,7 +391,9 @@ class Training:
 
     A checkpoint holds what state() returns. If you add a part that changes (priorities of
     transitions, running averages of observations), add it here: as a field, and in state() and
-    set_state(). The framework's generator is not here: it draws the initial weights only.
+    set_state(). The environment is not part of it: each episode resets it, and checkpoints are
+    saved between episodes. Nor is the framework's generator: it draws the initial weights and
+    nothing else.
     """
 
     agent: DQN
@@ -1390,6 +1394,8 @@ def plot_returns(axes: Axes, logs: dict[str, pd.DataFrame], threshold: float) ->
         right = axes.twinx()
         right.plot(logs["updates"]["epsilon"], "C2-.")
         right.set(ylabel="ε (dash-dotted)", ylim=(0, 1))
+        axes.set_zorder(right.get_zorder() + 1)  # the legend lies over ε
+        axes.patch.set_visible(False)  # and ε is still seen
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     axes.set(xlabel="step", ylabel="return")
@@ -1408,8 +1414,8 @@ def check(args: Args) -> None:
     ranges = {
         "buffer_size": (1, 2**31),
         "total_timesteps": (1, 2**31),
-        "batch_size": (1, min(args.buffer_size, args.total_timesteps)),
-        "train_every": (1, args.total_timesteps),
+        "batch_size": (1, args.buffer_size),
+        "train_every": (1, 2**31),
         "learning_rate": (0, 1e9),
         "gamma": (0, 1),
         "hidden_sizes": (1, 2**15),
@@ -1426,6 +1432,14 @@ def check(args: Args) -> None:
     }
     for name, (low, high) in ranges.items():
         check_range(name, getattr(args, name), low, high)
+
+
+def note_missing_updates(args: Args) -> None:
+    """Prints a line if the run ends before its first update."""
+    first = args.train_every * math.ceil(args.batch_size / args.train_every)
+    if args.total_timesteps < first:
+        length = f"--total-timesteps {args.total_timesteps}"
+        print(f"nothing will be learned: {length}, but the first update is at step {first}")
 
 
 def check_range(name: str, value: float | tuple, low: float, high: float) -> None:

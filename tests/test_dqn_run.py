@@ -142,6 +142,18 @@ def test_updates_begin_with_the_first_whole_minibatch_and_come_every_so_many_ste
     assert list(logged) == [first_of_100, first_of_200]
 
 
+@pytest.mark.parametrize(
+    ("every", "length", "learns"), [(1, 7, False), (1, 8, True), (5, 9, False), (5, 10, True)]
+)
+def test_a_run_that_ends_before_its_first_update_says_so(every, length, learns, command, folder):
+    """The minibatch is of 8."""
+    flags = ("--train-every", every, "--total-timesteps", length, "--eval-every", 0)
+    _, out, _ = command(*CARTPOLE, *flags, "--run-name", "run")
+    assert ("nothing will be learned" in out) == (not learns)
+    updates = 1 if learns else 0
+    assert dqn.load_weights(folder / "runs/run/last.pt")["agent"]["num_updates"] == updates
+
+
 # ------------------------------------------------------------------------------------------ the run
 def test_a_run_leaves_the_same_files_as_the_other_scripts(short):
     run, _, err = short
@@ -286,8 +298,6 @@ def test_ddpg_names_this_script_where_actions_are_discrete():
         ("--epsilon-decay-steps", 0),
         ("--target-period", 0),
         ("--train-every", 0),
-        ("--train-every", 151, "--total-timesteps", 150),
-        ("--batch-size", 151, "--total-timesteps", 150),
         ("--learning-rate", "nan"),
         ("--batch-size", 65, "--buffer-size", 64),
         ("--buffer-size", 0),
