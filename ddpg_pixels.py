@@ -823,7 +823,8 @@ class Camera(gym.Wrapper):
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
         self.picture: np.ndarray | None = None  # since the last step or reset
-        if hasattr(env.unwrapped, "mujoco_renderer"):
+        if hasattr(env.unwrapped, "mujoco_renderer") and hasattr(env.unwrapped, "init_qpos"):
+            # It is a gymnasium MujocoEnv
             with environment_code("pointing MuJoCo's camera"):
                 point_camera(env.unwrapped)
 
@@ -865,7 +866,7 @@ class Camera(gym.Wrapper):
 
 
 def point_camera(env: gym.Env) -> None:
-    """Points the camera of an environment in MuJoCo at the middle of the model at rest.
+    """Points the camera of a gymnasium MujocoEnv at the middle of the model at rest.
 
     gymnasium would point it at the middle of what it draws first. So the view would depend on the
     first episode's start state, and differ between training, evaluation and a resumed run.

@@ -6,7 +6,9 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -509,6 +511,16 @@ def test_a_state_looks_the_same_whatever_other_environments_do_and_whatever_was_
     """
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
+
+
+def test_another_environment_that_draws_with_mujoco_is_left_as_it_is():
+    """Those of gymnasium-robotics have the renderer, but no set_state()."""
+    raw = gym.make("pixel_environments:Clock-v0", render_mode="rgb_array")
+    raw.unwrapped.mujoco_renderer = SimpleNamespace(default_cam_config=None, viewer=None)
+    env = script.Camera(raw)
+    env.reset(seed=0)
+    assert env.render().dtype == np.uint8
+    assert env.unwrapped.mujoco_renderer.default_cam_config is None
 
 
 def test_a_camera_that_the_environment_points_itself_stays_as_it_is():
