@@ -619,8 +619,7 @@ def prepare_framework(args: Args) -> None:
     Backends round differently. The top of this file sets their threads; they choose the device.
     """
     if BACKEND == "torch":
-        # Weights that decay to zero pass through numbers below 1e-38, which processors compute
-        # slowly. The other backends take these as zero by themselves
+        # Below 1e-38 is zero: such numbers slow Intel's processors. The others do so by themselves
         backend.set_flush_denormal(True)
     if args.resume:
         path = Path(args.resume, "args.json")
@@ -1511,7 +1510,8 @@ def args_to_save(path: Path, args: Args, step: int) -> dict:
 def versions() -> dict[str, str]:
     """What decides the numbers: the versions of Python and the libraries, and the threads."""
     found = {"python": sys.version}
-    found["threads"] = os.environ["OMP_NUM_THREADS"] or "unset"  # JAX rounds by their number
+    # With another number of threads, JAX rounds differently
+    found["threads"] = os.environ["OMP_NUM_THREADS"] or "unset"
     for package in ("box2d", "mujoco", "pygame", "pygame-ce"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

@@ -426,8 +426,7 @@ class DDPG(nn.Module):
         # Critic: minimise L = 1/N Σ (y − Q(s, a))².
         # Batch norm takes s and s' as one minibatch; CrossQ does, too (arxiv.org/abs/1902.05605).
         # Normalised apart, the mean of s' − s would be lost: with short episodes, Q diverged in
-        # ddpg_continuous.py. The actor's step below compares nothing with a next state, and takes s
-        # alone.
+        # ddpg_continuous.py. The actor's step compares nothing with a next state: it takes s alone.
         both, next_both = s, next_s
         if self.has_batch_norm:
             both = torch.cat([s, next_s])  # (2N, C, H, W)

@@ -231,7 +231,7 @@ class DQN(nn.Module):
 
         # Minimise L = 1/N Σ (y − Q(s, a))², with Q of the actions taken. (The paper also clips
         # y − Q, for stability, and the rewards, whose sizes differ from game to game.)
-        q = self.q_network(s).gather(1, a.long())  # (N, 1); a is a number, as float32
+        q = self.q_network(s).gather(1, a.long())  # (N, 1); a is stored as float32
         loss = F.mse_loss(q, y)
         self.optimizer.zero_grad()
         loss.backward()

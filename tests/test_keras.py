@@ -347,6 +347,17 @@ def test_another_number_of_threads_is_noted_like_another_version(monkeypatch):
     assert list(found["1"])[-1] == ddpg_keras.BACKEND, "by which a resume knows it"
 
 
+def test_numbers_below_1e_38_count_as_zero():
+    """They slow Intel's processors. PyTorch has to be told, the other backends do not."""
+    ddpg_keras.prepare_framework(ddpg_keras.Args())
+    tenth = ddpg_keras.compiled(lambda x: x * np.float32(0.1), [])
+    tiny = ops.convert_to_tensor(np.float32([9e-39]))
+    try:
+        assert ops.convert_to_numpy(tenth(tiny)) == [0]
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_nothing_is_left_of_a_network_that_could_not_be_exported(folder, monkeypatch):
     def full(*paths):
         raise OSError("no space left")
