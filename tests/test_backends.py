@@ -76,7 +76,10 @@ def test_a_backend_that_is_unknown_unfit_or_not_installed_ends_in_one_line(name,
         module.write_text("raise ModuleNotFoundError(\"No module named 'openvino'\")")
     words = (ROOT / "ddpg_keras.py",)
     result = python(*words, backend=name, folder=tmp_path, PYTHONPATH=str(tmp_path))
-    refused(result, "KERAS_BACKEND", name, "tensorflow, jax or torch, and pip install that")
+    hint = "set KERAS_BACKEND to tensorflow, jax or torch, and pip install that"
+    message = refused(result, hint)
+    # Where scipy is not installed, Keras's numpy backend ends with scipy's name instead
+    assert name in message or (name == "numpy" and "scipy" in message)
     assert not (tmp_path / "runs").exists()
 
 
