@@ -30,7 +30,7 @@ If s' is terminal, y = r. Up to step --learning-starts, actions are uniformly ra
 learned.
 The paper's own settings: --batch-size 64 --tau 0.001 --noise-sigma 0.2 --no-anneal
 
-    python ddpg_continuous.py --env-id LunarLanderContinuous-v3
+    python ddpg_continuous.py --env-id LunarLanderContinuous-v3 --norm layer
     python ddpg_continuous.py --evaluate runs/NAME/best.pt --render
     python ddpg_continuous.py --resume runs/NAME
 

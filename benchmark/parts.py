@@ -10,7 +10,6 @@ block and part (parts.csv), and a picture of the medians over the blocks (parts.
 """
 
 import argparse
-import csv
 import functools
 import sys
 import tempfile
@@ -178,20 +177,10 @@ def measure(norm: str, batch_size: int, num_blocks: int, threads: int) -> list[d
     return blocks.milliseconds
 
 
-def save_csv(rows: list[dict], path: Path) -> None:
-    """Writes a row for every norm, block and part."""
-    with path.open("w", newline="") as file:
-        columns = ["norm", "batch_size", "block", "part", "milliseconds_per_step"]
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def medians(rows: list[dict]) -> pd.DataFrame:
+def medians(rows: pd.DataFrame) -> pd.DataFrame:
     """Milliseconds of a step, the median over the blocks: a row per part, a column per norm."""
-    frame = pd.DataFrame(rows)
-    grouped = frame.groupby(["part", "norm"])["milliseconds_per_step"].median()
-    return grouped.unstack("norm").loc[ORDER, list(frame["norm"].unique())]
+    grouped = rows.groupby(["part", "norm"])["milliseconds_per_step"].median()
+    return grouped.unstack("norm").loc[ORDER, list(rows["norm"].unique())]
 
 
 def plot(table: pd.DataFrame, batch_size: int, threads: int, path: Path) -> None:
@@ -226,7 +215,10 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument(
-        "--out", type=study.path, default=study.ROOT / "runs/parts", help="folder for the files"
+        "--out",
+        type=study.full_path,
+        default=study.ROOT / "runs/parts",
+        help="folder for the files",
     )
     args = parser.parse_args()
     if args.blocks < 1:
@@ -239,8 +231,9 @@ def main() -> None:
                 keys = {"norm": norm, "batch_size": args.batch_size, "block": block, "part": part}
                 rows.append({**keys, "milliseconds_per_step": round(milliseconds, 4)})
     args.out.mkdir(parents=True, exist_ok=True)
-    save_csv(rows, args.out / "parts.csv")
-    table = medians(rows)
+    measured = pd.DataFrame(rows)  # a row for every norm, block and part
+    measured.to_csv(args.out / "parts.csv", index=False, lineterminator="\n")
+    table = medians(measured)
     plot(table, args.batch_size, args.threads, args.out / "parts.png")
     print(table.round(2).to_string())
 

@@ -3,7 +3,7 @@
     pip install -r requirements.txt -r requirements-dev.txt
     python benchmark/peers.py sb3-ddpg --seed 0
     python benchmark/peers.py sb3-td3 --seed 0
-    python benchmark/peers.py sbx-ddpg --seed 0      # pip install sbx-rl==0.28.0, elsewhere
+    python benchmark/peers.py sbx-ddpg --seed 0  # in an environment of its own: sbx-rl==0.28.0
     python benchmark/peers.py cleanrl-ddpg --seed 0 --cleanrl FOLDER  # with CleanRL's repository
 
 `sb3-ddpg` and `sb3-td3` are Stable-Baselines3's, `sbx-ddpg` is SBX's (JAX), all with the settings
@@ -11,8 +11,8 @@ that RL Zoo has tuned for this task (hyperparams/ddpg.yml, td3.yml; those of bot
 `cleanrl-ddpg` is CleanRL's script as it is published, with its own settings. How long a run is and
 how it is evaluated stands in benchmark/studies/peers.toml.
 
-A run leaves what ours leave: args.json, summary.json, machine.json, evaluations.csv, episodes.csv.
-It has one thread, and cannot be resumed.
+A run leaves the files that a report needs: args.json, summary.json, machine.json, evaluations.csv
+and episodes.csv. It has one thread, and cannot be resumed.
 
 `--time` instead of `--seed` makes it a contestant of benchmark/speed.py, with the same settings but
 for fewer random steps:
@@ -41,10 +41,10 @@ from unittest.mock import patch
 import study
 
 if __name__ == "__main__":  # before torch or JAX is imported: one thread, on the CPU
-    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = "1"
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
+    os.environ["PJRT_NPROC"] = "1"  # JAX reads this
     os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 study.import_triton_first()  # Stable-Baselines3 imports TensorFlow, by way of TensorBoard
 try:
@@ -298,6 +298,8 @@ def train_by_cleanrl(
 # -------------------------------------------------------------------------------------------- a run
 def train(run: study.PeerRun, cleanrl: Path | None) -> None:
     """Trains a run to its end, and writes all its files then."""
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=run.path.parent).close()  # may it be written? Else not after hours
     recorder = Recorder(run)
     steps = run.lengths["total_timesteps"]
     begin = time.monotonic()
@@ -305,16 +307,18 @@ def train(run: study.PeerRun, cleanrl: Path | None) -> None:
     seconds = time.monotonic() - begin - recorder.evaluation_seconds
     recorder.evaluate(steps)
 
-    run.path.mkdir(parents=True)
+    new = run.path.with_name(f"{run.path.name}.new")
+    new.mkdir(exist_ok=True)
     tables = {"evaluations": recorder.evaluations, "episodes": recorder.episodes}
     for name, rows in tables.items():
-        pd.DataFrame(rows).to_csv(run.path / f"{name}.csv", index=False, lineterminator="\n")
-    save_json(run.path / "machine.json", {"cpu": study.processor(), "cores": os.cpu_count()})
-    save_json(run.path / "summary.json", summary(recorder, steps, seconds))
+        pd.DataFrame(rows).to_csv(new / f"{name}.csv", index=False, lineterminator="\n")
+    save_json(new / "machine.json", {"cpu": study.processor(), "cores": os.cpu_count()})
+    save_json(new / "summary.json", summary(recorder, steps, seconds))
     args = {"env_id": ENV_ID, "seed": run.seed, **run.lengths, "num_threads": 1}
     content = {"script": run.setting, "args": {**args, **settings}}
     content["versions"] = versions(run.setting)
-    save_json(run.path / "args.json", {**content, **origin(run.setting)})
+    save_json(new / "args.json", {**content, **origin(run.setting)})
+    new.rename(run.path)
 
 
 def train_by(
@@ -383,9 +387,8 @@ def chosen_run(args: argparse.Namespace) -> study.PeerRun:
         if (run.setting, run.seed) == (args.setting, args.seed):
             if run.path.exists():
                 raise study.StudyError(f"{run.path} is there already: move it away")
-            missing = [name for name in study.PEER_ARGUMENTS if name not in run.lengths]
-            if missing:
-                raise study.StudyError(f"{args.study} has to set {', '.join(missing)}")
+            if run.env_id != ENV_ID:
+                raise study.StudyError(f"peers.py trains on {ENV_ID} only, not on {run.env_id}")
             return run
     raise study.StudyError(f"{wanted.name} has no {args.setting} with seed {args.seed}")
 
@@ -402,11 +405,16 @@ def read_command_line() -> argparse.Namespace:
         "--time", type=int, nargs=2, metavar=("THREADS", "STEPS"), help="speed.py gives both"
     )
     parser.add_argument(
-        "--cleanrl", type=study.path, help=f"CleanRL's repository, at commit {CLEANRL_COMMIT[:7]}"
+        "--cleanrl",
+        type=study.full_path,
+        help=f"CleanRL's repository, at commit {CLEANRL_COMMIT[:7]}",
     )
     parser.add_argument("--study", default="peers", help="name of the study, or a .toml file")
     parser.add_argument(
-        "--results", type=study.path, default=study.RESULTS, help="folder of all studies' results"
+        "--results",
+        type=study.full_path,
+        default=study.RESULTS,
+        help="folder of all studies' results",
     )
     return parser.parse_args()
 

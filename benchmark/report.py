@@ -186,6 +186,11 @@ class SettingResults:
         return self.evaluations.iloc[-1].to_numpy()
 
     @property
+    def solved_at_the_end(self) -> np.ndarray:
+        """Whether the last evaluation of each run reaches the threshold, (runs,)."""
+        return self.last >= self.threshold
+
+    @property
     def last_ten(self) -> np.ndarray:
         """The mean of the last ten evaluations of each run, (runs,)."""
         return self.evaluations.iloc[-LAST_EVALUATIONS:].mean().to_numpy()
@@ -379,8 +384,9 @@ def save_figure(figure: Figure, path: Path) -> None:
 # ----------------------------------------------------------------------------------------- numbers
 def digits(value: float) -> str:
     """A number with one decimal, or none from a thousand on."""
-    text = f"{value:.1f}"
-    if abs(value) >= 1000:
+    rounded = round(value, 1) + 0.0  # no minus in front of a zero
+    text = f"{rounded:.1f}"
+    if abs(rounded) >= 1000:
         text = f"{value:,.0f}"
     return text.replace("-", "−")
 
@@ -432,10 +438,9 @@ def summary(groups: list[SettingResults]) -> pd.DataFrame:
         row = {"environment": group.env_id, "setting": group.setting}
         row["seeds"] = str(len(group.seeds))
         if group.has_threshold:
-            at_the_end = (group.last >= group.threshold).sum()
             row["solved"] = solved_with_interval(group.steps_to_solve().solved)
             row["median step"] = median_step(group)
-            row["solved at the end"] = f"{at_the_end} of {len(group.seeds)}"
+            row["solved at the end"] = f"{group.solved_at_the_end.sum()} of {len(group.seeds)}"
         row["last evaluation: IQM"] = iqm_with_interval(group.last)
         row["mean of the last ten: IQM"] = "–"
         if group.has_last_ten:
@@ -514,9 +519,10 @@ def read_speeds(file: Path) -> dict[str, float]:
     try:
         turns = pd.read_csv(file)
         speeds = turns.groupby("name")["steps_per_second"].median()
+        numbers_of_threads = turns["threads"].nunique()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise study.StudyError(f"{file} is damaged: {error}") from None
-    if turns["threads"].nunique() != 1:
+    if numbers_of_threads != 1:
         raise study.StudyError(f"{file} has more than one number of threads: give --threads 1")
     return speeds.to_dict()
 
@@ -556,11 +562,25 @@ def pair(first: SettingResults, other: SettingResults, seeds: list[int]) -> dict
             f"{other.setting} {(solved_other & ~solved_first).sum()}, "
             f"{first.setting} {(solved_first & ~solved_other).sum()}"
         )
+        row["solved earlier"] = solved_earlier(first, other, seeds)
     difference = (other.evaluations.iloc[-1] - first.evaluations.iloc[-1])[seeds].to_numpy()
     low, high = mean_interval(difference)
     interval = f"[{digits(low)}, {digits(high)}]"
     row["difference of the last evaluations: mean"] = f"{digits(difference.mean())} {interval}"
     return row
+
+
+def solved_earlier(first: SettingResults, other: SettingResults, seeds: list[int]) -> str:
+    """On how many of these seeds each setting was the first to be solved; a sign test's p value."""
+    steps_first = first.steps_to_solve().steps[np.isin(first.seeds, seeds)]
+    steps_other = other.steps_to_solve().steps[np.isin(other.seeds, seeds)]
+    num_other = int((steps_other < steps_first).sum())
+    num_first = int((steps_first < steps_other).sum())
+    text = f"{other.setting} {num_other}, {first.setting} {num_first}"
+    if num_other + num_first == 0:
+        return text
+    p = stats.binomtest(num_other, num_other + num_first).pvalue
+    return f"{text} (p = {p:.2g})"
 
 
 def every_seed(groups: list[SettingResults]) -> pd.DataFrame:
@@ -690,8 +710,9 @@ LATEX_SIGNS = {
 def latex_text(text: str) -> str:
     """Text as LaTeX has it, which reads UTF-8; mathematical signs become its commands."""
     text = text.replace("−", "-").replace("–", "--").replace("’", "'")
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", "\0"))
-    text = text.replace("\0", r"\textbackslash{}")
+    backslash = "\0"  # a stand-in, so that the braces of \textbackslash{} are not escaped
+    text = re.sub(r"([&%$#_{}])", r"\\\1", text.replace("\\", backslash))
+    text = text.replace(backslash, r"\textbackslash{}")
     text = text.replace("~", r"\textasciitilde{}").replace("^", r"\textasciicircum{}")
     text = re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
     for sign, command in LATEX_SIGNS.items():
@@ -729,22 +750,24 @@ settings are to be compared on the same seeds.
 """
 STATISTICS = """
 Curves are interquartile means (IQM) over the seeds; of three seeds or fewer that is the mean. The
-95 % intervals of an IQM are by {resamples:,} percentile bootstrap resamples of the runs (Agarwal et
-al. 2021), and given for {least} runs or more. They are too narrow: of {runs} runs they cover about
-{coverage} % in simulations with normal data. The interval of a share of seeds is Clopper and
-Pearson's.
+{confidence} % intervals of an IQM are by {resamples:,} percentile bootstrap resamples of the runs
+(Agarwal et al. 2021), and given for {least} runs or more. They are too narrow: of {runs} runs they
+cover about {coverage} % in simulations with normal data. The interval of a share of seeds is
+Clopper and Pearson's.
 """
 PAIRED = """
-Differences of two settings are means over the seeds that both have, with Student's t interval; they
-are not corrected for the number of comparisons.
+Two settings are compared on the seeds that both have: which was solved earlier, with the p value of
+a two-sided sign test, and the difference of the last evaluations, as a mean with Student's t
+interval. That takes differences as normal, which they are not where a seed failed. Nothing is
+corrected for the number of comparisons.
 """
 STRATIFIED = """
 Where environments are taken together, resamples are stratified by environment.
 """
 SOLVED = """
 A run counts as solved if the mean of an evaluation reaches {thresholds}. It may fall below it
-again, so how many runs are there at the end is given, too. The median step is over all seeds; one
-that is never solved counts as later than all others.
+again, so the number of runs that reach it in their last evaluation is given, too. The median step
+is over all seeds; one that is never solved counts as later than all others.
 """
 RETURNS = """
 Returns are those of the last evaluation of every run and the mean of its last ten, never of the
@@ -758,6 +781,7 @@ def protocol(wanted: study.Study, groups: list[SettingResults]) -> str:
         what_was_trained(wanted, groups),
         EVALUATION.format(episodes=listed([x["eval_episodes"] for x in all_args(groups)])),
         STATISTICS.format(
+            confidence=f"{100 * CONFIDENCE:.0f}",
             resamples=RESAMPLES,
             least=LEAST_RUNS,
             runs=", ".join(map(str, COVERAGE)),
@@ -867,8 +891,9 @@ def versions(groups: list[SettingResults]) -> str:
     for path in all_paths(groups):
         content = study.load_json(path / "args.json")
         for noted in [content, *content.get("resumed", [])]:
-            for name, version in noted["versions"].items():
-                found.setdefault(name, []).append(version.split()[0])
+            for name, version in noted.get("versions", {}).items():
+                if name != "threads":  # which the protocol names already
+                    found.setdefault(name, []).append(version.split()[0])
     return ", ".join(f"{name} {' and '.join(unique(numbers))}" for name, numbers in found.items())
 
 
@@ -889,8 +914,10 @@ TOGETHER = (
     "quarter at each end):"
 )
 IN_PAIRS = (
-    "Seed by seed (mean and Student's t interval, not corrected for the number of comparisons; an "
-    "interval that contains 0 leaves open which of the two settings is better):"
+    "Seed by seed. *Solved earlier*: the seeds on which each setting was the first to be solved, "
+    "and the p value of a two-sided sign test. *Difference*: mean and Student's t interval, which "
+    "a few failed seeds make wide; if it contains 0, it is open which setting's returns are higher "
+    "at the end. Nothing is corrected for the number of comparisons."
 )
 MINUTES = (
     "Minutes of training until half of the seeds are solved: the median step divided by the steps "
@@ -1016,12 +1043,13 @@ COUNTING = """
 A run is *solved* if an evaluation's mean reaches the task's threshold, at least once; in brackets
 stands the {confidence} % interval of the share of seeds that are solved. The *median step* is over
 all seeds: one that is never solved counts as later than all others. Returns are those of the last
-evaluation of every run and, where it has {evaluations} or more, the mean of its last ten, whatever
-came before: never of the best. *IQM* is the interquartile mean over the seeds. Its {confidence} %
-bootstrap interval stands where there are {least} seeds or more, and is too narrow for so few: of
-{least} it covers about {coverage} %. All evaluations of a run have the same start states, and
-neighbouring seeds have most of theirs in common. So the intervals do not cover the choice of start
-states: settings are compared seed by seed.
+evaluation of every run and, where it has {evaluations} or more, the mean of its last ten. They are
+never those of the best run or the best evaluation. *IQM* is the interquartile mean over the seeds.
+Its {confidence} % bootstrap interval stands where there are {least} seeds or more, and is too
+narrow for so few: of {least} it covers about {coverage} % in simulations with normal data. All
+evaluations of a run have the same start states, and neighbouring seeds have most of theirs in
+common. So the intervals do not cover the choice of start states: settings are compared seed by
+seed.
 
 Every study's report names the *commit* that made each run.
 
@@ -1045,9 +1073,8 @@ def results_page(studies: list[study.Study], groups: Groups) -> str:
     reported = [wanted for wanted in studies if wanted.name in groups]
     first = reported[0].name
     parts.append(f"![learning curves of the study {first}]({picture(first, 'learning-curves')})")
-    what = (
-        "interquartile mean over the seeds, and its 95 % interval (of fewer than five, each seed)"
-    )
+    interval = f"its {100 * CONFIDENCE:.0f} % interval (of fewer than {LEAST_RUNS}, each seed)"
+    what = f"interquartile mean over the seeds, and {interval}"
     parts.append(f"*The study {first}, noise-free: {what}.*")
     parts += ["## At a glance", at_a_glance(studies, groups)]
     counting = COUNTING.format(
@@ -1096,9 +1123,8 @@ def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
                 row["seeds solved"] = f"{len(group.seeds)} trained"
                 if group.has_threshold:
                     solved = group.steps_to_solve().solved
-                    at_the_end = group.last >= group.threshold
                     row["seeds solved"] = f"{solved.sum()}/{len(solved)}"
-                    row["at the end"] = f"{at_the_end.sum()}/{len(solved)}"
+                    row["at the end"] = f"{group.solved_at_the_end.sum()}/{len(solved)}"
                     row["median step"] = f"{median_step(group)} of {group.length}"
                 row["last evaluation: mean ± std"] = mean_and_std(group.last)
                 if row not in rows:  # two studies may have the same runs
@@ -1208,7 +1234,10 @@ def read_command_line() -> argparse.Namespace:
         "study", nargs="?", help="name of a file in benchmark/studies, or a .toml file"
     )
     parser.add_argument(
-        "--results", type=study.path, default=study.RESULTS, help="folder of all studies' results"
+        "--results",
+        type=study.full_path,
+        default=study.RESULTS,
+        help="folder of all studies' results",
     )
     parser.add_argument(
         "--all", action="store_true", help="make every study's report and benchmark/RESULTS.md"

@@ -9,18 +9,18 @@ Same environment, layer sizes, batch size and threads; uniform replay, an update
 and progress bar on, evaluation off. Every contestant is a process of its own. After its first 1,000
 updates it takes turns with the others: 250 steps, then it is stopped (SIGSTOP) until all others
 have had theirs, in the opposite order every second time. So a machine whose speed drifts is about
-as slow for all, the more so the fewer they are. Printed and saved (speed.csv, speed.md) are medians
-over the turns, and median and quartiles of the ratio within a turn. Stable-Baselines3's critic
-takes the action at its first layer.
+as slow for all, the more so the fewer they are. speed.csv gets every turn; printed, and saved as
+speed.md, are the medians over the turns, and median and quartiles of the ratio within a turn.
+Stable-Baselines3's critic takes the action at its first layer.
 
 All contestants together need about 14 GiB of memory, each 0.5 to 1.1: with less, use `--only`.
 
 The floor is what an update cannot do without: its matrix products (no normalisation), alone, by
-NumPy, PyTorch and JAX. "Share of the floor" is how many updates a script makes of those that the
-fastest of the three makes in its turn.
+NumPy, PyTorch and JAX. "Share of the floor": a script's steps per second, divided by those of the
+fastest of the three in the same turn.
 
-With `--device cuda` Stable-Baselines3 and ddpg_continuous.py train on the GPU, and JAX on what it
-finds; ddpg_continuous.py on the CPU stands beside them, and no floor.
+With `--device cuda` Stable-Baselines3 and ddpg_continuous.py train on the GPU, and ddpg_keras.py on
+what its backend finds; ddpg_continuous.py on the CPU stands beside them, and no floor.
 
 `--peer NAME COMMAND` adds another program. It is called with the number of threads and of steps. It
 has to make one `turns = Turns()` of this module, and to call `turns.after(step)` after every step.
@@ -322,7 +322,7 @@ def start(name: str, threads: int, args: argparse.Namespace, errors: Path) -> Co
     peers = dict(args.peer)
     if name in peers:
         command = [*shlex.split(peers[name]), str(threads), str(total_steps(args.turns))]
-    variables = dict(os.environ)
+    variables = {**os.environ, "TMPDIR": str(errors.parent)}  # it is killed, and cannot clean up
     if args.device == "cpu" and name not in peers:  # else Keras would take a GPU that it finds
         variables["CUDA_VISIBLE_DEVICES"] = ""
         variables["JAX_PLATFORMS"] = "cpu"
@@ -356,7 +356,7 @@ def measure(
         started = []
         for number, name in enumerate(names):
             contestant = start(name, threads, args, Path(folder, f"{number}.txt"))
-            at_the_end.callback(contestant.process.kill)  # it may be stopped
+            at_the_end.callback(end, contestant.process)
             started.append(contestant)
         for contestant in started:
             contestant.end_of_turn()
@@ -367,6 +367,12 @@ def measure(
             print(f"threads {threads}, turn {turn}: {now}", flush=True)
             add_rows(path, [[threads, turn, name, float(speeds[name][turn])] for name in names])
     return speeds
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a process that may be stopped, and waits until its memory is free."""
+    process.kill()
+    process.wait()
 
 
 def in_turn(contestants: list[Contestant], turn: int) -> list[Contestant]:
@@ -422,7 +428,10 @@ def read_command_line() -> argparse.Namespace:
         help="another program (see above)",
     )
     parser.add_argument(
-        "--out", type=study.path, default=study.ROOT / "runs/speed", help="folder for table and CSV"
+        "--out",
+        type=study.full_path,
+        default=study.ROOT / "runs/speed",
+        help="folder for table and CSV",
     )
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -432,6 +441,8 @@ def main() -> None:
     """Lets all contestants take turns, for each number of threads, and prints the table."""
     args = read_command_line()
     try:
+        if args.turns < 1:
+            raise study.StudyError("--turns: at least 1")
         run(args)
     except (study.StudyError, OSError) as error:
         print(error, file=sys.stderr)

@@ -12,7 +12,7 @@ A study is a file in benchmark/studies/:
     total-timesteps = 30_000   # everything else is a flag of the script, without its --
 
     [settings.batch]           # a line in the figures; what stands below it are flags, too,
-    [settings.layer]           # and go before the environment's
+    [settings.layer]           # and override the environment's
     norm = "layer"
 
 What may be left out: `solved`, an environment's `seeds`, and these keys of the study:
@@ -32,7 +32,8 @@ speed a setting has its own name, or the one that it gives by `timed-as`.
 
 A run's directory is benchmark/results/STUDY/ENVIRONMENT/SETTING/seed-N. Two runs with the same
 arguments are the same run: what one study has trained is not trained again for another. The commit
-that made it does not count, but its report names it. Runs in benchmark/results/trials are nobody's.
+that made it does not count, but its report names it. Runs in benchmark/results/trials belong to no
+study.
 """
 
 import ast
@@ -61,6 +62,8 @@ NOT_FOR_STUDIES = {"env_id", "seed", "runs_dir", "run_name", "resume", "evaluate
 BOOKKEEPING = {"runs_dir", "run_name", "resume", "evaluate", "render", "track", "capture_video"}
 # Flags that the scripts no longer have, with the value that means what they do now
 REMOVED_FLAGS = {"double": False, "matmul_precision": "highest", "noise_decay_steps": 0}
+# What keras-backend may be
+BACKENDS = ("tensorflow", "jax", "torch")
 # Flags that say how long a run is and how often it is evaluated
 LENGTHS = {"total_timesteps", "learning_starts", "eval_every", "eval_episodes"}
 # What a report needs of another library's run
@@ -182,9 +185,9 @@ def processor() -> str:
     return name
 
 
-def path(text: str) -> Path:
+def full_path(text: str) -> Path:
     """A path on a command line; the shell leaves the ~ in --results=~/x."""
-    return Path(text).expanduser()
+    return Path(text).expanduser().resolve()
 
 
 # --------------------------------------------------------------------------------- what a run left
@@ -194,7 +197,7 @@ class Identity(NamedTuple):
     script: str
     backend: str | None  # of ddpg_keras.py
     args: dict[str, object]
-    extended: list  # where it was made longer, if its learning rates had already fallen to zero
+    extended: list  # each time that --resume made it longer, if its learning rates fall
 
 
 def load_json(path: Path) -> dict:
@@ -413,8 +416,9 @@ class PeerRun:
         for name in PEER_ARGUMENTS:
             if name not in args:
                 raise StudyError(f"{file} has no {name} among its args")
-        for name, value in self.lengths.items():
-            if args[name] != value:
+        wanted = {"env_id": self.env_id, "seed": self.seed, **self.lengths}
+        for name, value in wanted.items():
+            if args.get(name, value) != value:
                 raise StudyError(f"{file}: {name} is {args[name]}, and {value} in the study")
 
     def found(self, results: Path = RESULTS) -> Path | None:
@@ -517,13 +521,15 @@ def check_keys(content: dict) -> None:
             raise StudyError(f"{key} has to be a {kind.__name__}")
     unknown = content.keys() - REQUIRED_KEYS.keys() - OPTIONAL_KEYS.keys()
     if unknown:
-        raise StudyError(f"nobody reads {', '.join(sorted(unknown))}")
+        raise StudyError(f"unknown keys: {', '.join(sorted(unknown))} (see benchmark/study.py)")
     if ("script" in content) == content.get("peers", False):
         raise StudyError("it needs script, or peers = true (see benchmark/study.py)")
     for table in (*content["environments"].values(), *content["settings"].values()):
         if not isinstance(table, dict):
             raise StudyError("every environment and every setting is a table of flags")
-    wrong = [x for x in content.get("at-a-glance", []) if x not in content["environments"]]
+    if content.get("keras-backend", BACKENDS[0]) not in BACKENDS:
+        raise StudyError(f"keras-backend is one of {', '.join(BACKENDS)}")
+    wrong = [x for x in content.get("at-a-glance", []) if x not in list(content["environments"])]
     if wrong:
         raise StudyError(f"at-a-glance names {wrong[0]}, which is not among the environments")
 
@@ -564,8 +570,8 @@ def read_runs(content: dict, folder: Path) -> list[Run | PeerRun]:
     runs = []
     for env_id in content["environments"]:
         for setting in content["settings"]:
-            if not re.fullmatch(r"[\w.+-]+", setting):
-                allowed = "letters, digits and . + - _"
+            if not re.fullmatch(r"\w[\w.+-]*", setting):
+                allowed = "letters, digits and . + - _, and begins with a letter or digit"
                 raise StudyError(f"a setting's name has {allowed}, unlike {setting!r}")
             env_folder = folder / re.sub(r"[^\w.-]", "-", env_id)
             runs += read_seeds(content, env_id, setting, env_folder / setting)
@@ -581,15 +587,17 @@ def read_seeds(content: dict, env_id: str, setting: str, folder: Path) -> list[R
     environment = dict(content["environments"][env_id])
     environment.pop("solved", None)
     seeds = environment.pop("seeds", content["seeds"])
-    if not isinstance(seeds, list) or not all(type(x) is int and x >= 0 for x in seeds):
+    is_right = isinstance(seeds, list) and all(type(x) is int and x >= 0 for x in seeds)
+    if not is_right or not seeds:
         raise StudyError(f"seeds are a list of whole numbers from 0 on, not {seeds}")
 
     own_flags = dict(content["settings"][setting])
     script = content.get("script")
     if content.get("peers"):
         script = own_flags.pop("script", None)
-    both = {**environment, **own_flags}
-    flags = {name.replace("-", "_"): value for name, value in both.items()}
+        if not isinstance(script, str | None):
+            raise StudyError(f"script is a name, not {script!r}")
+    flags = {**with_underscores(environment), **with_underscores(own_flags)}
     if script is None:
         if own_flags:
             raise StudyError(f"a setting of peers has no flags, unlike {setting}: {own_flags}")
@@ -606,12 +614,22 @@ def read_seeds(content: dict, env_id: str, setting: str, folder: Path) -> list[R
     ]
 
 
+def with_underscores(table: dict[str, object]) -> dict[str, object]:
+    """Flags by their names in the script; StudyError if one stands there in both spellings."""
+    flags = {name.replace("-", "_"): value for name, value in table.items()}
+    if len(flags) < len(table):
+        raise StudyError(f"a flag is set twice, with - and with _: {', '.join(table)}")
+    return flags
+
+
 def check_lengths(given: dict[str, object]) -> None:
-    """StudyError if these are more than a run of another library is compared with."""
+    """StudyError if these are not what a run of another library is compared by."""
+    allowed = ", ".join(PEER_ARGUMENTS)
     unknown = given.keys() - set(PEER_ARGUMENTS)
     if unknown:
-        allowed = ", ".join(PEER_ARGUMENTS)
         raise StudyError(f"peers have only {allowed}, unlike {', '.join(sorted(unknown))}")
+    if len(given) < len(PEER_ARGUMENTS):
+        raise StudyError(f"an environment of peers has to set {allowed}")
 
 
 def check_flags(given: dict[str, object], script: str) -> None:

@@ -141,9 +141,6 @@ def options_to_start(run: study.Run) -> list[str] | None:
             return None
         if (run.path / "args.json").exists():
             return [run.script, "--resume", run.folder]
-        names = {file.name for file in run.path.iterdir()}
-        if names <= {".lock", "args.json.new"}:  # it was killed before it wrote its first file
-            shutil.rmtree(run.path)
     return run.options()
 
 
@@ -166,8 +163,10 @@ def run_process(run: study.Run, options: list[str], folder: Path, log: TextIO) -
 def note_start(run: study.Run, is_resumed: bool) -> None:
     """Notes the hardware and the version of the code that a process of the run starts from."""
     starts = []
-    if is_resumed and run.starts.exists():
-        starts = json.loads(run.starts.read_text())
+    if is_resumed:
+        starts = [{}]  # it was begun without a sweep: nothing is known of that
+        if run.starts.exists():
+            starts = json.loads(run.starts.read_text())
     start = {**hardware(), **code_version()}
     if start not in starts:
         starts.append(start)
@@ -298,7 +297,7 @@ def table(rows: list[Row]) -> Table:
     colors = {"going": "bold", "failed": "red", "finished": "green", "waiting": "dim"}
     states = [row.state for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in colors)
-    columns = ["run", "state", "step", "return", "steps/s", "time left"]
+    columns = ["run", "state", "step", "last evaluation", "steps/s", "time left"]
     shown = Table(*columns, title=counts, title_justify="left")
     for state, color in colors.items():
         for row in rows:
@@ -327,7 +326,7 @@ def say_progress(row: Row, console: Console) -> None:
     """Prints how far a run has come, where there is no terminal for the table."""
     if row.state == "going":
         step, evaluation, speed, time_left = row.progress()
-        words = f"step {step}, return {evaluation}, {speed} steps/s, {time_left} left"
+        words = f"step {step}, last evaluation {evaluation}, {speed} steps/s, {time_left} left"
         say(f"{row.run}: {words}", console)
 
 
@@ -398,6 +397,8 @@ def choose_runs(args: argparse.Namespace) -> list[study.Run]:
     if args.cpus_per_run < 0 or args.gpus_per_run < 0 or args.cpus_per_run + args.gpus_per_run == 0:
         rule = "cannot be negative, nor both be 0"
         raise study.StudyError(f"--cpus-per-run and --gpus-per-run {rule}")
+    if args.gpus_per_run > 1 and not args.gpus_per_run.is_integer():
+        raise study.StudyError("--gpus-per-run: a share of one GPU, or a whole number of them")
     try:
         pattern = re.compile(args.only)
     except re.error as error:
@@ -406,27 +407,27 @@ def choose_runs(args: argparse.Namespace) -> list[study.Run]:
     if wanted.script is None:
         readme = f"benchmark/results/{wanted.name}/README.md"
         raise study.StudyError(f"the runs of {wanted.name} are trained by hand: see {readme}")
-    check_reserved(wanted, args)
     runs = [run for run in wanted.runs if pattern.search(str(run))]
     if not runs:
         raise study.StudyError(f"--only {args.only}: no run of {wanted.name} has it in its name")
+    check_reserved(wanted.name, runs, args)
     return runs
 
 
-def check_reserved(wanted: study.Study, args: argparse.Namespace) -> None:
-    """StudyError if the runs use more, or something else, than the command line reserves."""
-    flags = [run.identity().args for run in wanted.runs]
+def check_reserved(name: str, runs: list[study.Run], args: argparse.Namespace) -> None:
+    """StudyError if a study's runs use more, or something else, than the command line reserves."""
+    flags = [run.identity().args for run in runs]
     devices = {x.get("device") for x in flags}
     if args.gpus_per_run and "cpu" in devices:
         hint = "set their flag device"
-        raise study.StudyError(f"--gpus-per-run: runs of {wanted.name} are on the CPU; {hint}")
+        raise study.StudyError(f"--gpus-per-run: runs of {name} are on the CPU; {hint}")
     if not args.gpus_per_run and "cuda" in devices:
         hint = "give --gpus-per-run (0.25: four runs share a GPU)"
-        raise study.StudyError(f"runs of {wanted.name} are on a GPU: {hint}")
+        raise study.StudyError(f"runs of {name} are on a GPU: {hint}")
     threads = max(x.get("num_threads", 1) for x in flags)
     if threads > max(1, args.cpus_per_run):
         hint = f"give --cpus-per-run {threads}"
-        raise study.StudyError(f"runs of {wanted.name} have {threads} threads: {hint}")
+        raise study.StudyError(f"runs of {name} have {threads} threads: {hint}")
 
 
 def show_run(run: study.Run, state: str, path: Path, console: Console) -> None:
@@ -471,7 +472,10 @@ def read_command_line() -> argparse.Namespace:
     )
     parser.add_argument("study", help="name of a file in benchmark/studies, or a .toml file")
     parser.add_argument(
-        "--results", type=study.path, default=study.RESULTS, help="folder of all studies' results"
+        "--results",
+        type=study.full_path,
+        default=study.RESULTS,
+        help="folder of all studies' results",
     )
     parser.add_argument(
         "--only",

@@ -2,10 +2,10 @@
 
     python docs/followed.py runs/SOLVED runs/FAILED --out followed.png
 
-A column for each run of ddpg_continuous.py. From top to bottom: the return of the evaluations; Q
-beside the discounted return that followed, each a mean over the replay buffer as it was at that
-step; the share of saturated actions; how many training episodes, with their noise, ended in a
-landing. The numbers go to a CSV beside the picture.
+A column for each run of ddpg_continuous.py. From top to bottom: the return of the evaluations; Q,
+the mean of the logged minibatches of the last 5,000 steps, beside the discounted return that
+followed, a mean over all steps so far; the share of saturated actions; how many training episodes,
+with their noise, ended in a landing. The numbers go to a CSV beside the picture.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def follow(run: Path) -> pd.DataFrame:
     time_limits = episode_ends[~terminated[episode_ends]]
 
     updates = pd.read_csv(run / "updates.csv")
-    updates["step"] = -(-updates["step"] // WINDOW) * WINDOW  # up to the end of its window
+    updates["step"] = np.ceil(updates["step"] / WINDOW).astype(int) * WINDOW  # its window's end
     updates = updates[updates["step"] <= len(rows)]
     followed = updates.groupby("step")[["q", "saturation"]].mean().reset_index()
     windows = [range(step - WINDOW, step) for step in followed["step"]]
@@ -74,7 +74,7 @@ def follow(run: Path) -> pd.DataFrame:
     followed["time_limits"] = [count_in(window, time_limits) for window in windows]
     evaluations = pd.read_csv(run / "evaluations.csv")[["step", "mean"]]
     evaluations = evaluations.rename(columns={"mean": "evaluation"})
-    followed = pd.merge_asof(followed, evaluations, on="step")  # the last one before
+    followed = pd.merge_asof(followed, evaluations, on="step")  # the last one up to then
     followed.insert(0, "run", run.name)
     return followed
 
@@ -120,6 +120,9 @@ def main() -> None:
         out = args.out.expanduser()
         draw(followed).savefig(out, dpi=100)
         pd.concat(followed).to_csv(out.with_suffix(".csv"), index=False, lineterminator="\n")
+    except KeyError as error:
+        print(f"a CSV of the runs has no column {error}", file=sys.stderr)
+        sys.exit(2)
     except (RunError, OSError, ValueError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

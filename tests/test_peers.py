@@ -245,7 +245,7 @@ def test_another_version_of_cleanrl_is_refused(cleanrl, main, tmp_path):
     with (cleanrl / "cleanrl" / "ddpg_continuous_action.py").open("a") as file:
         file.write("# changed")
     refused(main(*run, "--cleanrl", cleanrl), "another version", peers.CLEANRL_COMMIT)
-    assert not (tmp_path / "res").exists()
+    assert not list(folder(tmp_path, "cleanrl-ddpg").parent.iterdir())
 
 
 def test_every_step_of_a_peer_counts_where_its_speed_is_measured(
@@ -261,7 +261,7 @@ def test_every_step_of_a_peer_counts_where_its_speed_is_measured(
 
 def test_importing_the_module_changes_no_variable_of_the_process(monkeypatch):
     """It would be that of every test in this process, and of the programs that they start."""
-    for name in ("OMP_NUM_THREADS", "JAX_PLATFORMS", "XLA_FLAGS"):
+    for name in ("OMP_NUM_THREADS", "JAX_PLATFORMS", "PJRT_NPROC"):
         monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
     importlib.reload(peers)
@@ -286,4 +286,16 @@ def test_what_cannot_be_trained_is_one_line(main, tmp_path):
     folder(tmp_path, "sb3-td3").mkdir(parents=True)
     refused(main("sb3-td3", "--seed", 3), "is there already")
     (tmp_path / "few.toml").write_text(STUDY.replace("eval-every = 100", ""))
-    refused(main("sb3-ddpg", "--seed", 3), "has to set eval_every")
+    refused(main("sb3-ddpg", "--seed", 3), "has to set", "eval_every")
+    (tmp_path / "few.toml").write_text(STUDY.replace(peers.ENV_ID, "Pendulum-v1"))
+    refused(main("sb3-ddpg", "--seed", 3), "LunarLanderContinuous-v3 only, not on Pendulum-v1")
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_training(
+    main, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(peers, "train_by", lambda *_: pytest.fail("it trained"))
+    path = folder(tmp_path, "sb3-td3")
+    path.parent.parent.mkdir(parents=True)
+    path.parent.write_text("a file where the folder should be")
+    refused(main("sb3-td3", "--seed", 3), "sb3-td3")

@@ -47,6 +47,7 @@ at-a-glance = ["Pendulum-v1"]
 solved = -170
 total-timesteps = 12_000
 eval-every = 500
+eval-episodes = 20
 
 [settings.sb3-td3]
 [settings.cleanrl]
@@ -278,14 +279,44 @@ def test_settings_are_compared_seed_by_seed():
     first = setting_results("A", "one", last=[700.0, -20.0, -30.0, 0.0, 5.0, 10.0])
     other = setting_results("A", "two", last=[-10.0, -20.0, 10.0, 15.0, 20.0, 700.0], first_seed=1)
     row = in_pairs([first, other]).iloc[0].to_list()
-    assert row == ["A", "two − one", "5", "3", "two 0, one 0", "10.0 [10.0, 10.0]"]
+    same_step = "two 0, one 0"
+    assert row == ["A", "two − one", "5", "3", "two 0, one 0", same_step, "10.0 [10.0, 10.0]"]
     row = in_pairs([other, first]).iloc[0].to_list()
-    assert row == ["A", "one − two", "5", "3", "one 0, two 0", "−10.0 [−10.0, −10.0]"]
+    assert row[:5] == ["A", "one − two", "5", "3", "one 0, two 0"]
+    assert row[6] == "−10.0 [−10.0, −10.0]"
     worse = setting_results("A", "two", last=[700.0, -20.0, -30.0, -5.0, 6.0, 5.0])
     row = in_pairs([first, worse]).iloc[0].to_list()
     assert row[2:5] == ["6", "3", "two 0, one 1"]
     # 0, 0, 0, −5, 1, −5: mean −1.5, standard error 1.118, and 2.571 of these
-    assert row[5] == "−1.5 [−4.4, 1.4]"
+    assert row[6] == "−1.5 [−4.4, 1.4]"
+
+
+def solved_at(setting, steps, first_seed=0):
+    """Runs that are solved at these steps, of 10, 20, 30 and 40; None: never."""
+    curves = {}
+    for seed, solved in enumerate(steps, start=first_seed):
+        curves[seed] = [0.0 if step == solved else -1.0 for step in (0, 10, 20, 30, 40)]
+    evaluations = pd.DataFrame(curves, index=[0, 10, 20, 30, 40])
+    return report.SettingResults("A", setting, 0.0, list(curves), [], evaluations)
+
+
+def test_which_setting_was_solved_earlier_is_counted_seed_by_seed():
+    """Seeds 1 to 8 are common; on one both are as early, on one neither is ever solved."""
+    first = solved_at("one", [10, 30, 40, None, 20, 30, 20, None, 40])
+    other = solved_at("two", [20, 10, 30, 20, 20, 40, None, 30, 10], first_seed=1)
+    assert in_pairs([first, other])["solved earlier"].to_list() == ["two 5, one 1 (p = 0.22)"]
+    never = solved_at("two", [None] * 9)
+    assert in_pairs([never, first])["solved earlier"].to_list() == ["one 7, two 0 (p = 0.016)"]
+    assert in_pairs([first, solved_at("same", [10, 30, 40, None, 20, 30, 20, None, 40])])[
+        "solved earlier"
+    ].to_list() == ["same 0, one 0"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.04, "0.0"), (999.97, "1,000"), (-12.34, "−12.3"), (-1234.51, "−1,235")]
+)
+def test_numbers_have_one_decimal_and_none_from_a_thousand_on(value, text):
+    assert report.digits(value) == text
 
 
 def in_pairs(groups, settings=None):
@@ -595,6 +626,8 @@ def test_a_study_of_other_libraries_has_the_same_tables_and_figures(peers, main,
     [
         ("total_timesteps", 24_000, "total_timesteps is 24000, and 12000 in the study"),
         ("eval_every", None, "no eval_every among its args"),
+        ("env_id", "Hopper-v5", "env_id is Hopper-v5, and Pendulum-v1 in the study"),
+        ("seed", 5, "seed is 5, and 0 in the study"),
     ],
 )
 def test_a_run_of_another_library_with_other_lengths_or_without_is_one_line(
@@ -602,7 +635,7 @@ def test_a_run_of_another_library_with_other_lengths_or_without_is_one_line(
 ):
     file = next(results.glob("peers/*/sb3-td3/seed-0/args.json"))
     content = json.loads(file.read_text())
-    del content["args"][name]
+    content["args"].pop(name, None)
     if value is not None:
         content["args"][name] = value
     file.write_text(json.dumps(content))

@@ -93,19 +93,24 @@ def events(monkeypatch):
             return {"A": 1.0, "B": 2.0}[self.name]
 
     def fake_start(name, threads, args, errors):
-        return Fake(name, SimpleNamespace(kill=lambda: found.append(f"{name} is killed")), errors)
+        process = SimpleNamespace(
+            kill=lambda: found.append(f"{name} is killed"),
+            wait=lambda: found.append(f"{name} has ended"),
+        )
+        return Fake(name, process, errors)
 
     monkeypatch.setattr(speed, "start", fake_start)
     return found
 
 
+ENDS = ["B is killed", "B has ended", "A is killed", "A has ended"]
 CSV_OF_THREE_TURNS = [f"1,{turn},{x}" for turn in range(3) for x in ("A,250.0", "B,125.0")]
 
 
 def test_contestants_take_turns_in_the_opposite_order_every_second_time(events, tmp_path):
     speeds = speed.measure(["A", "B"], 1, SimpleNamespace(turns=3), tmp_path / "speed.csv")
-    ready, killed = ["A is ready", "B is ready"], ["B is killed", "A is killed"]
-    assert events == [*ready, "A", "B", "B", "A", "A", "B", *killed]
+    ready = ["A is ready", "B is ready"]
+    assert events == [*ready, "A", "B", "B", "A", "A", "B", *ENDS]
     assert speeds["B"].tolist() == [125.0] * 3
     assert (tmp_path / "speed.csv").read_text().splitlines() == CSV_OF_THREE_TURNS
 
@@ -113,7 +118,7 @@ def test_contestants_take_turns_in_the_opposite_order_every_second_time(events, 
 def test_the_turns_before_a_contestant_fails_are_kept(events, tmp_path):
     with pytest.raises(study.StudyError):
         speed.measure(["A", "B"], 1, SimpleNamespace(turns=9), tmp_path / "speed.csv")
-    assert events[-2:] == ["B is killed", "A is killed"]
+    assert events[-4:] == ENDS
     assert (tmp_path / "speed.csv").read_text().splitlines() == CSV_OF_THREE_TURNS
 
 
@@ -124,6 +129,9 @@ def test_a_peer_that_fails_or_is_not_there_is_named(tmp_path, capsys):
     with pytest.raises(study.StudyError, match="X failed: see above"):
         contestant.end_of_turn()
     assert "no engine" in capsys.readouterr().err
+    args.peer = [("X", f"{sys.executable} -c 'import tempfile; print(tempfile.gettempdir())'")]
+    process = speed.start("X", 1, args, tmp_path / "errors.txt").process
+    assert process.communicate()[0].strip() == str(tmp_path)  # it is killed, and leaves its files
     args.peer = [("X", "no-such-program")]
     with pytest.raises(study.StudyError, match="X cannot be started"):
         speed.start("X", 1, args, tmp_path / "errors.txt")
@@ -131,6 +139,7 @@ def test_a_peer_that_fails_or_is_not_there_is_named(tmp_path, capsys):
 
 def test_bad_flags_are_one_line(run_main):
     refused(run_main(speed.main, "--only", "["), "--only [")
+    refused(run_main(speed.main, "--turns", 0), "--turns: at least 1")
 
 
 @pytest.mark.slow

@@ -21,6 +21,8 @@ import pytest
 import study
 from helpers import LOGS, assert_same_logs, checkpoint_step, heed_sigint, pretend, refused
 
+import ddpg_continuous
+
 pytest.importorskip("ray")  # both are in requirements-dev.txt
 pytest.importorskip("rich")
 
@@ -50,6 +52,9 @@ peers = true
 seeds = [0]
 
 [environments.Pendulum-v1]
+total-timesteps = 100
+eval-every = 50
+eval-episodes = 2
 [settings.sb3-ddpg]
 """
 
@@ -316,7 +321,7 @@ def test_a_run_killed_before_its_first_file_begins_again(left, file, tmp_path, m
         (run.path / name).touch()
     assert sweep.train(run, tmp_path) == "exit status 3"
     assert "--resume" not in log_of(run.path)
-    assert not run.path.exists()
+    ddpg_continuous.check_is_free(run.path)  # a script takes such a directory
 
 
 def test_nothing_that_is_not_the_sweeps_own_is_ever_deleted(file, tmp_path, monkeypatch):
@@ -438,8 +443,19 @@ def test_a_worker_that_dies_at_a_runs_end_leaves_what_it_was_started_from(
     assert commits_of(run) == ["a"]
 
 
+def test_of_a_run_that_was_begun_without_a_sweep_the_first_machine_is_not_known(
+    file, tmp_path, monkeypatch
+):
+    Outcomes(monkeypatch, 0)
+    run = first_run(file, tmp_path)
+    pretend(run, steps=0)
+    assert sweep.train(run, tmp_path) == ""
+    starts = json.loads((run.path / "machine.json").read_text())["starts"]
+    assert [start.get("commit") for start in starts] == [None, "a"]
+
+
 def git(path, *words):
-    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
     subprocess.run(["git", "-C", path, *identity, *words], check=True, capture_output=True)
 
 
@@ -712,7 +728,7 @@ BAD_STUDIES = {
     "the sweep's own flag": (SMALL + "runs-dir = 'x'", "runs_dir"),
     "a text for a number": (SMALL + "tau = '0.001'", "tau is '0.001'"),
     "a number for two": (changed("[16, 16]", "16"), "hidden_sizes is 16"),
-    "unknown key": ("sedes = 1" + SMALL, "nobody reads sedes"),
+    "unknown key": ("sedes = 1" + SMALL, "unknown keys: sedes"),
     "a number for the answer": ("answer = 1" + SMALL, "answer has to be a str"),
     "no such script": (changed("ddpg_continuous", "ddpg"), "there is no script ddpg.py"),
     "no script": (changed("ddpg_continuous.py", "README.md"), "there is no script README.md"),
@@ -724,7 +740,14 @@ BAD_STUDIES = {
         PEERS.replace("[settings", "solvd = 1\n[settings"),
         "peers have only total_timesteps, eval_every, eval_episodes, unlike solvd",
     ),
+    "no length of peers": (PEERS.replace("eval-every = 50", ""), "has to set total_timesteps"),
+    "a peer's odd script": (PEERS + "script = 3", "script is a name, not 3"),
     "a strange glance": ("at-a-glance = ['Mars-v0']" + SMALL, "names Mars-v0"),
+    "a list for a glance": ("at-a-glance = [['x']]" + SMALL, "names ['x']"),
+    "unknown backend": ("keras-backend = 'jaxx'" + SMALL, "keras-backend is one of"),
+    "an environment without seeds": (changed("solved = -170", "seeds = []"), "seeds are a list"),
+    "a flag twice": (SMALL + "noise-sigma = 0.1\nnoise_sigma = 0.2", "set twice"),
+    "a setting above": (changed("settings.default", "settings.'..'"), "a setting's name"),
     "a setting that is no table": (changed("[settings.default]", "[settings]\na = 3"), "a table"),
     "a setting's odd name": (changed("settings.default", "settings.'[/x]'"), "a setting's name"),
 }
@@ -744,11 +767,23 @@ def test_bad_flags_are_one_line(file, main, tmp_path):
     refused(main(file, "--only", "seed 7"), "--only seed 7")
     refused(main("nothing"), "nothing.toml cannot be read", "normalisation")
     refused(main(file, "--gpus-per-run", 0.25), "--gpus-per-run", "device")
+    refused(main(file, "--gpus-per-run", 1.5), "--gpus-per-run", "a whole number")
     file.write_text(SMALL + "device = 'cuda'\n")
     refused(main(file), "are on a GPU", "--gpus-per-run")
     file.write_text(SMALL + "num-threads = 2\n")
     refused(main(file), "have 2 threads", "--cpus-per-run")
     assert main(file, "--cpus-per-run", 2, "--dry-run")[0] == 0
+    file.write_text(SMALL + "[settings.gpu]\ndevice = 'cuda'\n")
+    refused(main(file, "--dry-run"), "are on a GPU")
+    assert main(file, "--dry-run", "--only", "default")[0] == 0  # these are on the CPU
+
+
+def test_paths_on_a_command_line_are_made_absolute(tmp_path, monkeypatch):
+    """Else a relative path to the committed results would not be known as theirs."""
+    monkeypatch.chdir(study.ROOT / "benchmark")
+    assert study.full_path("results") == study.RESULTS
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert study.full_path("~/x") == tmp_path.resolve() / "x"
 
 
 def test_a_study_of_a_committed_ones_name_is_refused(tmp_path, monkeypatch):
