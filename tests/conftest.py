@@ -1,19 +1,24 @@
 """The fixtures that several test modules share."""
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
+import gymnasium as gym
 import matplotlib
 import pytest
 import speed
 import study
 from helpers import SMOKE, process_variables
+from toy_environments import EVENTS, Toy
 
 import ddpg_continuous
 
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever one's own keras.json says
 study.import_triton_first()  # some tests import TensorFlow
 matplotlib.use("Agg")  # needs no display
 
@@ -56,6 +61,19 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())  # to which main() adds the current folder
     return tmp_path
+
+
+@pytest.fixture
+def toy():
+    """Registers a Toy with the given arguments."""
+    EVENTS.clear()
+
+    def register(**kwargs):
+        gym.register("Toy-v0", Toy, kwargs=kwargs)
+        return "Toy-v0"
+
+    yield register
+    gym.registry.pop("Toy-v0", None)
 
 
 @pytest.fixture
@@ -116,34 +134,43 @@ class FinishedRuns:
 
     def __init__(self, make_folder):
         self.make_folder = make_folder
-        self.folders = {}
-        self.processes = {}
-        self.outputs = {}
+        self.pool = ThreadPoolExecutor(max(1, os.cpu_count() - 1))  # a core is for pytest itself
+        self.runs = {}
+        self.processes = []
 
     def begin(self, script, *flags):
-        """Starts a run; other tests may go on meanwhile."""
+        """Starts a run, now or when others have ended; tests go on meanwhile."""
         key = (script.SCRIPT, flags)
-        if key not in self.processes:
-            self.folders[key] = self.make_folder("finished")
-            words = [sys.executable, script.__file__, *map(str, flags), "--run-name", "run"]
-            self.processes[key] = subprocess.Popen(
-                words,
-                cwd=self.folders[key],
-                env=process_variables(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        return key
+        if key not in self.runs:
+            folder = self.make_folder("finished")
+            self.runs[key] = self.pool.submit(self.train, script, flags, folder)
+        return self.runs[key]
+
+    def train(self, script, flags, folder):
+        """Runs the script to its end: its directory, stdout and stderr."""
+        words = [sys.executable, script.__file__, *map(str, flags), "--run-name", "run"]
+        process = subprocess.Popen(
+            words,
+            cwd=folder,
+            env=process_variables(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.processes.append(process)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return folder / "runs" / "run", out, err
 
     def __call__(self, script, *flags):
         """A finished run: its directory, which nobody may change, stdout and stderr."""
-        key = self.begin(script, *flags)
-        if key not in self.outputs:
-            self.outputs[key] = self.processes[key].communicate()
-        out, err = self.outputs[key]
-        assert self.processes[key].returncode == 0, err
-        return self.folders[key] / "runs" / "run", out, err
+        return self.begin(script, *flags).result()
+
+    def end(self):
+        """Ends what still runs."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in self.processes:
+            process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -151,14 +178,12 @@ def finished_run(tmp_path_factory):
     """Gives the finished run of a script with these flags."""
     runs = FinishedRuns(tmp_path_factory.mktemp)
     yield runs
-    for process in runs.processes.values():
-        process.kill()
-        process.communicate()
+    runs.end()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def begun_runs(request):
-    """The runs that test modules name in FINISHED_RUNS begin at once, beside the first tests."""
+    """The runs that test modules name in FINISHED_RUNS begin beside the first tests."""
     for item in request.session.items:
         if "finished_run" in item.fixturenames:
             finished_run = request.getfixturevalue("finished_run")

@@ -15,6 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
 
+OF_THE_SHELL = dict(os.environ)  # before a script is imported, which sets what its engine reads
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / "tests" / "environments"
 LOGS = ("episodes.csv", "evaluations.csv", "updates.csv")
@@ -66,7 +67,7 @@ def refused(result, *parts):
 
 def process_variables(**more):
     """The environment variables of a script's process that finds the tests' environments."""
-    return {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ENVIRONMENTS}", **more}
+    return {**OF_THE_SHELL, "PYTHONPATH": f"{ROOT}{os.pathsep}{ENVIRONMENTS}", **more}
 
 
 def run_until_killed(script, step, command, monkeypatch, *flags):

@@ -379,9 +379,14 @@ def test_evaluate_refuses_an_unknown_environment(command, run):
     refused(result, "LunarLanderContinuous")
 
 
-@pytest.mark.parametrize("flag", ["--render", "--capture-video"])
-def test_evaluate_refuses_to_show_an_environment_that_cannot_be_shown(flag, command, run):
-    refused(command("--evaluate", run / "best.pt", flag), "render", flag)
+@pytest.mark.parametrize(
+    ("flag", "mode"), [("--render", "human"), ("--capture-video", "rgb_array")]
+)
+def test_evaluate_refuses_to_show_an_environment_that_cannot_be_shown(
+    flag, mode, command, run, monkeypatch
+):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")  # else the missing display is refused first
+    refused(command("--evaluate", run / "best.pt", flag), f"no render mode {mode}", flag)
 
 
 @pytest.mark.parametrize("flags", [("--tau", 0.1), ("--no-anneal",), ("--resume", "runs/run")])
@@ -402,6 +407,15 @@ def test_evaluate_with_a_driver_that_is_not_there_says_so_in_one_line(
     monkeypatch.setenv("SDL_VIDEODRIVER", "nonsense")
     best = finished / "pendulum" / "best.pt"
     refused(command("--evaluate", best, "--render", "--eval-episodes", 1), "nonsense")
+
+
+def test_too_little_memory_is_one_line_and_no_file_is_called_damaged(command, run, monkeypatch):
+    def full(*_, **__):
+        raise MemoryError("Unable to allocate 99 GiB")
+
+    monkeypatch.setattr(script.torch, "load", full)
+    message = refused(command("--evaluate", run / "best.pt"), "Unable to allocate")
+    assert "damaged" not in message
 
 
 def test_an_undamaged_run_is_accepted(command, run):

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import (
     POINT,
+    SMALL,
     change_arguments,
     checkpoint_step,
     heed_sigint,
@@ -172,6 +173,28 @@ def test_what_nobody_reads_to_its_end_leaves_no_traceback(flags, command, start)
     os.close(write_end)
     err = process.stderr.read()
     assert (process.wait(), err) == (1, "")
+
+
+def test_a_training_whose_output_nobody_reads_stops_in_one_line_and_can_go_on(start, command):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    flags = ("--env-id", "Pendulum-v1", *SMALL, "--total-timesteps", 210, "--run-name", "run")
+    process = start(*flags, program=(script.__file__,), stdout=write_end)
+    os.close(write_end)
+    err = process.stderr.read()
+    refused((process.wait(), "", err), "step 0:", "Broken pipe", "is intact")
+    assert command("--resume", "runs/run")[0] == 0
+
+
+def test_logs_that_cannot_be_closed_hide_no_earlier_error(command, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("queue lost")
+
+    monkeypatch.setattr(script.Logger, "close", fail)
+    status, out, err = command(*FLAGS)
+    assert status == 0
+    assert "the logs were not closed: queue lost" in err
+    assert "finished after 60 steps" in out
 
 
 def test_each_line_is_printed_at_once_and_in_the_signs_that_the_stream_has(folder, monkeypatch):

@@ -234,13 +234,6 @@ def test_a_lander_killed_by_sigkill_equals_one_never_killed(command, start, fold
     assert_same_run(folder / "runs/killed", folder / "runs/whole")
 
 
-def test_a_retired_id_runs_as_the_current_version_and_says_so(command):
-    flags = ("--env-id", "LunarLander-v2", *SMALL, "--total-timesteps", 20, "--run-name", "run")
-    status, out, err = command(*flags)
-    assert (status, err) == (0, "")
-    assert "LunarLander-v2 is retired: running the current version, LunarLander-v3" in out
-
-
 def test_a_policy_loads_in_ones_own_program_is_greedy_and_earns_what_the_csv_says(short):
     policy, args = dqn.load_policy(short[0] / "last.pt")
     seed = args.seed + dqn.EVALUATION_SEED

@@ -63,14 +63,3 @@ def test_a_run_that_ends_before_its_first_update_says_so(command):
     note = "nothing will be learned: --total-timesteps 30, --learning-starts 30"
     assert note in command(*flags, "--learning-starts", 30)[1].splitlines()
     assert "nothing will be learned" not in command(*flags, "--learning-starts", 29)[1]
-
-
-def test_the_rates_fall_to_zero_at_the_last_step_unless_told_otherwise(command, folder):
-    flags = (*POINT, "--total-timesteps", 200, "--eval-every", 0)
-    expected = {"falling": [0.0, 0.0], "constant": [1e-4, 1e-3]}
-    assert command(*flags, "--run-name", "falling")[0] == 0
-    assert command(*flags, "--no-anneal", "--run-name", "constant")[0] == 0
-    for name, rates in expected.items():
-        optimizers = load(folder / "runs" / name / "last.pt")["agent"]["optimizers"]
-        groups = [group for optimizer in optimizers for group in optimizer["param_groups"]]
-        assert [group["lr"] for group in groups] == rates

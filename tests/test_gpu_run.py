@@ -5,6 +5,7 @@ from helpers import POINT, assert_same_run, load, run_until_killed
 
 import ddpg_continuous
 import ddpg_pixels
+import dqn
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("folder")]
 
@@ -20,8 +21,13 @@ SHORT = {
         *("--learning-starts", 30, "--total-timesteps", 120, "--buffer-size", 70),
         *("--checkpoint-every", 20, "--eval-every", 35, "--eval-episodes", 1),
     ),
+    dqn: (
+        *("--env-id", "CartPole-v1", "--device", DEVICE, "--hidden-sizes", 16, 12),
+        *("--batch-size", 8, "--learning-starts", 50, "--total-timesteps", 500),
+        *("--checkpoint-every", 100, "--eval-every", 150, "--eval-episodes", 1),
+    ),
 }
-KILLED_AT = {ddpg_continuous: (130, 260, 410), ddpg_pixels: (50, 75, 110)}
+KILLED_AT = {ddpg_continuous: (130, 260, 410), ddpg_pixels: (50, 75, 110), dqn: (130, 260, 410)}
 
 
 @pytest.fixture(params=SHORT, ids=lambda script: script.SCRIPT)

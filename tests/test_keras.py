@@ -6,7 +6,9 @@ test_backends.py runs this file on the other backends.
 """
 
 import json
+import os
 import shutil
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -336,6 +338,25 @@ def test_what_set_state_was_given_is_copied():
         np.testing.assert_array_equal(old, new)
 
 
+def test_neither_a_constructor_nor_load_policy_changes_a_setting_of_the_process(tmp_path):
+    def settings():
+        return {
+            "numpy's generator": str(np.random.get_state()),  # noqa: NPY002
+            "type": keras.config.floatx(),
+            "variables": dict(os.environ),
+            "warnings": list(warnings.filters),
+        }
+
+    before = settings()
+    args = ddpg_keras.Args(env_id="Pendulum-v1", hidden_sizes=(8, 8))
+    agent = ddpg_keras.DDPG(3, 1, args)
+    assert settings() == before
+    ddpg_keras.save_agent(tmp_path / "agent.npz", args, agent)
+    policy, _ = ddpg_keras.load_policy(tmp_path / "agent.npz")
+    policy(np.zeros(3, np.float32))
+    assert settings() == before
+
+
 def test_another_number_of_threads_is_noted_like_another_version(monkeypatch):
     """JAX rounds differently with another."""
     found = {}
@@ -349,6 +370,7 @@ def test_another_number_of_threads_is_noted_like_another_version(monkeypatch):
 
 def test_numbers_below_1e_38_count_as_zero():
     """They slow Intel's processors. PyTorch has to be told, the other backends do not."""
+    torch.set_flush_denormal(False)  # as a training in this process may have left it
     ddpg_keras.prepare_framework(ddpg_keras.Args())
     tenth = ddpg_keras.compiled(lambda x: x * np.float32(0.1), [])
     tiny = ops.convert_to_tensor(np.float32([9e-39]))

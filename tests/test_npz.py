@@ -28,6 +28,7 @@ from helpers import (
     snapshot,
     wait_for,
 )
+from toy_environments import EVENTS
 from walk import differences_after_restoring
 
 import ddpg_continuous
@@ -76,6 +77,24 @@ def assert_same_run(script, run, reference):
 
 
 # ------------------------------------------------------------------------------------------ the run
+def test_only_a_terminal_state_is_stored_as_one_also_where_a_time_limit_comes_at_once(
+    script, toy, command, monkeypatch
+):
+    stored = []
+    add = script.ReplayBuffer.add
+
+    def noting(replay, s, a, r, terminated, next_s):
+        stored.append(terminated)
+        add(replay, s, a, r, terminated, next_s)
+
+    monkeypatch.setattr(script.ReplayBuffer, "add", noting)
+    flags = ("--total-timesteps", 96, "--learning-starts", 96, "--eval-every", 0)
+    assert command(*SHORT_NPZ, "--env-id", toy(), *flags, "--run-name", "run")[0] == 0
+    happened = [event for event in EVENTS if event.what == "step"]
+    assert stored == [event.terminated for event in happened]
+    assert sum(event.terminated and event.truncated for event in happened) == 1
+
+
 def test_a_run_leaves_the_same_files_as_the_other_scripts_but_for_the_format_of_the_weights(
     short, script
 ):

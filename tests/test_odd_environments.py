@@ -189,8 +189,19 @@ def test_no_case_is_forgotten():
     assert registered | {"Newer-v0"} == cases | ELSEWHERE
 
 
+def test_far_away_observations_are_learned_from_with_batch_norm(command, folder):
+    flags = (
+        *("--total-timesteps", 1_000, "--eval-every", 1_000, "--eval-episodes", 10),
+        *("--learning-starts", 200, "--batch-size", 64, "--gamma", 0, "--no-anneal"),
+        *("--actor-learning-rate", 1e-3),
+    )
+    assert command(*flags_of("Shifted-v0", *flags))[0] == 0
+    before, after = pd.read_csv(folder / "runs/run/evaluations.csv")["mean"]
+    assert after > 0.1 * before  # both are negative; without a norm it would be worse than before
+
+
 # ------------------------------------------------------------------------------------- randomness
-def kill_after_the_first_checkpoint(command, monkeypatch, *flags):
+def die_after_the_first_checkpoint(command, monkeypatch, *flags):
     save_checkpoint = ddpg_continuous.Run.save_checkpoint
 
     def save_and_die(run):
@@ -210,7 +221,7 @@ def test_one_seed_is_one_run_also_after_a_kill_whatever_generator_reset_seeds(
     flags = flags_of(name, "--learning-starts", 20)
     for run in ("one", "two"):
         assert command(*flags, "--run-name", run)[0] == 0
-    kill_after_the_first_checkpoint(command, monkeypatch, *flags, "--run-name", "killed")
+    die_after_the_first_checkpoint(command, monkeypatch, *flags, "--run-name", "killed")
     assert checkpoint_step(folder / "runs/killed") == 150
     assert command("--resume", "runs/killed")[0] == 0
     for run in ("two", "killed"):

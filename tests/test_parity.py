@@ -12,6 +12,9 @@ import torch
 from helpers import adam, relative_error
 
 import ddpg_continuous as pytorch
+
+if keras.config.backend() != "tensorflow":
+    pytest.skip("the script is TensorFlow's", allow_module_level=True)
 import ddpg_tf_explicit as tensorflow
 
 S, A, N = 5, 3, 32

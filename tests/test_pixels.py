@@ -1,7 +1,6 @@
 """What the algorithm in ddpg_pixels.py guarantees. Its runs: test_pixels_run.py."""
 
 import copy
-import ctypes.util
 import math
 import os
 import subprocess
@@ -491,10 +490,6 @@ def see_from_one_place(env_id):
     np.testing.assert_array_equal(*pictures)
 
 
-without_egl = sys.platform == "linux" and ctypes.util.find_library("EGL") is None
-
-
-@pytest.mark.skipif(without_egl, reason="MuJoCo cannot render here")
 def test_a_state_looks_the_same_whatever_other_environments_do_and_whatever_was_seen_first():
     """MuJoCo draws in the process's current context, which the other one's end would take away.
 
@@ -509,7 +504,11 @@ def test_a_state_looks_the_same_whatever_other_environments_do_and_whatever_was_
         see_from_one_place("InvertedPendulum-v5")
         see_from_one_place("Reacher-v5")
     """
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = {"MUJOCO_GL": "egl", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    can_render = "import mujoco; mujoco.GLContext(8, 8).make_current()"
+    probe = subprocess.run([sys.executable, "-c", can_render], env=variables, capture_output=True)
+    if probe.returncode != 0:
+        pytest.skip("MuJoCo cannot render here")
     subprocess.run([sys.executable, "-c", program], env=variables, check=True, timeout=300)
 
 
@@ -596,11 +595,11 @@ def test_crop_keeps_the_middle():
 
 
 def test_a_renewed_environment_goes_on_giving_pictures():
-    env = make("Pendulum-v1")
-    first, _ = env.reset(seed=3)
-    raw = env.unwrapped
-    env.renew()
-    assert env.unwrapped is not raw
-    again, _ = env.reset(seed=3)
+    with make("Pendulum-v1") as env:
+        first, _ = env.reset(seed=3)
+        raw = env.unwrapped
+        env.renew()
+        assert env.unwrapped is not raw
+        again, _ = env.reset(seed=3)
     np.testing.assert_array_equal(first, again)
     assert first.min() < 200, "there is a pendulum"

@@ -3,6 +3,7 @@
 What stands in ddpg_continuous.py letter for letter (test_repository.py) is tested there.
 """
 
+import importlib
 import math
 import os
 import re
@@ -63,6 +64,15 @@ def short(finished_run):
 def run(short, folder):
     """The directory of that run, one's own copy."""
     return Path(shutil.copytree(short[0], folder / "runs" / "run"))
+
+
+@pytest.fixture(autouse=True)
+def variables_as_before():
+    """A training sets two of them for the whole process: MUJOCO_GL and SDL_VIDEODRIVER."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 class Changes:
@@ -215,6 +225,29 @@ def test_all_that_changes_during_training_is_in_the_checkpoint(monkeypatch):
     ddpg_pixels.train(args)
     assert len(found) >= 2
     assert not any(found)
+
+
+def test_a_training_asks_cudnn_for_the_same_bits_each_time(command, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    assert command(*SHORT, "--total-timesteps", 20, "--run-name", "run")[0] == 0
+    assert torch.backends.cudnn.deterministic
+
+
+def test_only_a_terminal_state_is_stored_as_one_also_where_a_time_limit_comes_at_once(
+    command, monkeypatch
+):
+    """Clock's episodes: 3 decisions that terminate, and 2 up to a time limit."""
+    stored = []
+    add = ddpg_pixels.ReplayBuffer.add
+
+    def noting(replay, s, a, r, terminated, next_s):
+        stored.append(terminated)
+        add(replay, s, a, r, terminated, next_s)
+
+    monkeypatch.setattr(ddpg_pixels.ReplayBuffer, "add", noting)
+    flags = ("--env-id", "pixel_environments:Clock-v0", "--total-timesteps", 20)
+    assert command(*SHORT, *flags, "--eval-every", 0, "--run-name", "run")[0] == 0
+    assert stored == 4 * [False, False, True, False, False]
 
 
 def test_a_checkpoint_writes_only_the_observations_that_are_new(command, folder, monkeypatch):
@@ -549,6 +582,7 @@ def test_render_shows_it_in_a_window(run, command, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="x11 is a driver of Linux")
 def test_a_window_that_cannot_be_opened_is_one_line(run, command, monkeypatch):
+    importlib.import_module("pygame").display.quit()  # else a window could be open already
     monkeypatch.setenv("DISPLAY", ":97")
     monkeypatch.setenv("SDL_VIDEODRIVER", "x11")
     flags = ("--evaluate", run / "best.pt", "--eval-episodes", 1, "--render")

@@ -5,6 +5,7 @@ import shutil
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import filelock
 import numpy as np
@@ -119,8 +120,8 @@ def test_a_training_and_evaluate_set_torchs_threads_and_count_smallest_numbers_a
 ):
     assert not are_small_numbers_zero()
     flags = (*POINT, "--total-timesteps", 20, "--run-name", "run")
-    assert command(*flags, "--num-threads", 1)[0] == 0
-    assert torch.get_num_threads() == 1
+    assert command(*flags, "--num-threads", 3)[0] == 0
+    assert torch.get_num_threads() == 3  # neither the default nor as many as before
     assert are_small_numbers_zero()
     torch.set_num_threads(2)
     torch.set_flush_denormal(False)
@@ -159,6 +160,24 @@ def test_one_process_trains_twice_and_resumes(folder, monkeypatch):
     assert not is_locked(folder / "runs/one")
     assert summary(folder / "runs/one")["steps"] == 80
     assert summary(folder / "runs/two")["steps"] == 60
+
+
+def test_a_training_in_another_thread_than_the_main_one_runs_through(folder, monkeypatch):
+    """Signals belong to the main one."""
+    monkeypatch.setattr(ddpg_continuous, "plot", lambda *_: None)
+    args = ddpg_continuous.Args(
+        env_id="point_environments:Point-v0",
+        hidden_sizes=(8, 8),
+        batch_size=8,
+        learning_starts=20,
+        total_timesteps=60,
+        eval_every=30,
+        eval_episodes=1,
+        run_name="run",
+    )
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(ddpg_continuous.train, args).result()
+    assert summary(folder / "runs/run")["steps"] == 60
 
 
 @pytest.mark.parametrize(

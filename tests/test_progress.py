@@ -3,6 +3,7 @@
 import os
 import re
 import struct
+from types import SimpleNamespace
 
 import pytest
 from helpers import POINT, QUICK, summary
@@ -108,6 +109,20 @@ def test_ninety_nine_episodes_above_the_threshold_are_not_enough(command):
     status, out, _ = command(*QUICK, "--total-timesteps", 199)
     assert status == 0
     assert not lines_of_the_threshold(out)
+
+
+def test_the_mean_is_that_of_the_last_hundred_episodes_alone(tmp_path):
+    """A hundred returns of 0, then of 3: the 67th of these brings the mean to 2.01."""
+    progress = script.Progress()
+    logger = SimpleNamespace(**dict.fromkeys(("log", "show", "message"), lambda *_: None))
+    training = SimpleNamespace(progress=progress)
+    run = script.Run(script.Args(), training, tmp_path, logger, threshold=2.0)
+    for episode in range(1, 201):
+        progress.step = episode
+        progress.episodic_return = 0.0 if episode <= 100 else 3.0
+        run.after_episode()
+    assert progress.solved_at_step_by == {"training": 167}
+    assert len(progress.last_returns) == 100
 
 
 def test_solved_by_evaluation_is_the_first_evaluation_at_the_threshold(

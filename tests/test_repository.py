@@ -106,6 +106,14 @@ def test_importing_a_script_imports_no_other_file_of_this_repository(source):
     assert not {name.partition(".")[0] for name in imported_modules(source)} & own
 
 
+def test_the_lines_that_let_ctrl_c_end_the_imports_stand_before_the_slow_ones(source):
+    lines = 'if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int'
+    before, found, _ = source.partition(lines)
+    assert found
+    slow = {"torch", "keras", "tensorflow", "gymnasium", "pandas", "matplotlib"}
+    assert not {name.partition(".")[0] for name in imported_modules(before)} & slow
+
+
 # ----------------------------------------------------------------------------------- how long it is
 def code_lines(source):
     """The numbers of the lines that are neither blank, nor comments, nor docstrings."""

@@ -188,6 +188,19 @@ def test_a_bipedal_walker_killed_by_sigkill_at_various_moments_equals_one_never_
     assert_same_run(run, folder / "runs/reference")
 
 
+def test_the_wall_time_goes_on_after_a_resume(command, folder):
+    flags = (*POINT, "--no-anneal", "--eval-every", 0, "--checkpoint-every", 60)
+    assert command(*flags, "--total-timesteps", 70, "--run-name", "run")[0] == 0
+    checkpoint = folder / "runs/run/checkpoint.pt"
+    content = script.load_weights(checkpoint)
+    assert content["progress"]["seconds"] > 0
+    content["progress"]["seconds"] = 1000.0
+    script.save_weights(checkpoint, content)
+    assert command("--resume", "runs/run", "--total-timesteps", 130)[0] == 0
+    assert 1000 < summary(folder / "runs/run")["wall_time_seconds"] < 1300
+    assert 1000 < load(checkpoint)["progress"]["seconds"] < 1300
+
+
 # ------------------------------------------------------------------------------------ the directory
 def test_a_run_directory_is_locked_while_a_process_writes_to_it_and_free_once_that_is_killed(
     command, start, folder

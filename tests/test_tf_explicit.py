@@ -20,6 +20,8 @@ from helpers import (
     refused,
 )
 
+if keras.config.backend() != "tensorflow":
+    pytest.skip("the script is TensorFlow's", allow_module_level=True)
 import ddpg_tf_explicit
 
 every_norm = pytest.mark.parametrize("norm", ["batch", "layer", "none"])

@@ -18,19 +18,22 @@ class Counting(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.age = 0
-        return self.observation_space.sample(), {}
+        return self.observe(), {}
+
+    def observe(self):
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32)
 
     def step(self, action):
         assert self.action_space.contains(action), action
         Counting.taken.append(int(action))
         self.age += 1
-        return self.observation_space.sample(), float(action), False, self.age == 10, {}
+        return self.observe(), float(action), False, self.age == 10, {}
 
 
 class Ending(gym.Env):
     """Episodes of 7 steps cut off by a time limit and of 5 that terminate take turns.
 
-    The rewards of an episode are 1, 2, 3, …
+    Every second of these ends at a time limit, too. The rewards of an episode are 1, 2, 3, …
     """
 
     observation_space = gym.spaces.Box(-100, 100, (2,))
@@ -51,8 +54,11 @@ class Ending(gym.Env):
         Ending.taken.append(int(action))
         self.age += 1
         terminated = self.episode % 2 == 0 and self.age == 5
+        truncated = self.age == 7
+        if terminated and self.episode % 4 == 0:
+            truncated = True
         observation = np.float32([self.age, self.episode])
-        return observation, float(self.age), terminated, self.age == 7, {}
+        return observation, float(self.age), terminated, truncated, {}
 
 
 class ThreeActions(CartPoleEnv):

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-V3 = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-A1 = spaces.Box(-1, 1, (1,), np.float32)
+THREE_NUMBERS = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+ONE_ACTION = spaces.Box(-1, 1, (1,), np.float32)
 
 
 class Base(gym.Env):
     """Ten steps, then the time limit (its own); observation (3,), action (1,)."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
-    observation_space = V3
-    action_space = A1
+    observation_space = THREE_NUMBERS
+    action_space = ONE_ACTION
     limit = 10
 
     def __init__(self, render_mode=None):
@@ -74,8 +74,8 @@ class OldReset(Base):  # gym < 0.26: reset() without seed, one value
 @register
 class OldStep(Base):  # gym < 0.26: four values
     def step(self, action):
-        o, r, _, d, i = super().step(action)
-        return o, r, d, i
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, truncated, info
 
 
 @register
@@ -288,9 +288,10 @@ class Integers(Base):  # an integer Box of actions: 0 .. 10
     action_space = spaces.Box(0, 10, (2,), np.int32)
 
     def step(self, action):
-        o, _, a, b, i = super().step(action)
+        observation, _, terminated, truncated, info = super().step(action)
         table = list(range(11))
-        return o, float(table[action[0]] + table[action[1]]), a, b, i
+        reward = float(table[action[0]] + table[action[1]])
+        return observation, reward, terminated, truncated, info
 
 
 @register
@@ -515,9 +516,7 @@ def normalised(render_mode=None):
     return NormalizeObservation(env)
 
 
-class Shifted(
-    Base
-):  # observations around 1000 ± 100; reward for an action that follows the first of them
+class Shifted(Base):  # observations of 1000 ± 100; rewards an action that follows the first
     limit = 20
 
     def obs(self):
@@ -525,9 +524,9 @@ class Shifted(
         return (1000 + 100 * self.x).astype(np.float32)
 
     def step(self, action):
-        r = -((float(action[0]) - np.tanh(self.x[0])) ** 2)
+        reward = -((float(action[0]) - np.tanh(self.x[0])) ** 2)
         self.t += 1
-        return self.obs(), float(r), False, self.t >= self.limit, {}
+        return self.obs(), float(reward), False, self.t >= self.limit, {}
 
 
 gym.register("Normalised-v0", normalised)
@@ -593,7 +592,7 @@ class DDiscreteObservation(Base):
 
 @register
 class DTuple(Base):
-    observation_space = spaces.Tuple((V3, V3))
+    observation_space = spaces.Tuple((THREE_NUMBERS, THREE_NUMBERS))
     action_space = spaces.Discrete(2)
 
     def obs(self):
@@ -608,5 +607,6 @@ class DMasked(Base):  # some actions are not allowed now; says so in info
         return super().reset(seed=seed)[0], {"action_mask": np.array([1, 0, 1], np.int8)}
 
     def step(self, action):
-        o, r, a, b, _ = super().step(action)
-        return o, r, a, b, {"action_mask": np.array([1, 0, 1], np.int8)}
+        observation, reward, terminated, truncated, _ = super().step(action)
+        info = {"action_mask": np.array([1, 0, 1], np.int8)}
+        return observation, reward, terminated, truncated, info

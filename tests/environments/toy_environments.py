@@ -14,8 +14,9 @@ EVENTS = []  # of all Toys, in order
 class Toy(gym.Env):
     """Random observations, in one array used again and again.
 
-    Episodes take turns: 20 steps cut off by a time limit, 12 that terminate. `spoilt` says what is
-    to be `by`: an observation of "reset" or "step", or the "reward".
+    Episodes take turns: 20 steps cut off by a time limit, 12 that terminate, every second time at a
+    time limit, too. `spoilt` says what is to be `by`: an observation of "reset" or "step", or the
+    "reward".
     """
 
     def __init__(self, actions=None, observations=None, spoilt=None, by=None, render_mode=None):
@@ -45,8 +46,10 @@ class Toy(gym.Env):
     def step(self, action):
         self.age += 1
         has_time_limit = self.episodes % 2 == 1
-        truncated = has_time_limit and self.age == 20
         terminated = not has_time_limit and self.age == 12
+        truncated = has_time_limit and self.age == 20
+        if terminated and self.episodes % 4 == 0:
+            truncated = True
         reward = float(self.np_random.normal() + action.sum())
         if self.spoilt == "reward":
             reward = self.by
