@@ -236,8 +236,8 @@ def as_array(x):
     return np.asarray(x, np.float64)
 
 
-def continuous_batch(size=16, seed=0, observation_size=3, action_size=2):
-    """Transitions with continuous actions, float32, as ReplayBuffer.sample gives them.
+def continuous_batch(size=16, seed=0, observation_size=3, action_size=2, dtype=np.float32):
+    """Transitions with continuous actions, as ReplayBuffer.sample gives them (those: float32).
 
     Three in ten end the task.
     """
@@ -246,7 +246,7 @@ def continuous_batch(size=16, seed=0, observation_size=3, action_size=2):
     a = rng.uniform(-1, 1, (size, action_size))
     r = rng.normal(size=(size, 1))
     terminated = rng.random((size, 1)) < 0.3
-    return [x.astype(np.float32) for x in (s, a, r, terminated, next_s)]
+    return [x.astype(dtype) for x in (s, a, r, terminated, next_s)]
 
 
 def adam(weights, gradients, state, rate=1e-3):

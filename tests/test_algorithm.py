@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import adam, algorithm_of, resident_bytes
+from helpers import adam, algorithm_of, continuous_batch, resident_bytes
 
 import ddpg_continuous as script
 
@@ -38,12 +38,7 @@ def exact_agent(norm="batch", **args):
 
 
 def new_batch(size=16, seed=0, dtype=np.float64):
-    rng = np.random.default_rng(seed)
-    s, next_s = rng.normal(size=(2, size, OBSERVATION_SIZE))
-    a = rng.uniform(-1, 1, (size, ACTION_SIZE))
-    r = rng.normal(size=(size, 1))
-    terminated = rng.random((size, 1)) < 0.3
-    return [x.astype(dtype) for x in (s, a, r, terminated, next_s)]
+    return continuous_batch(size, seed, OBSERVATION_SIZE, ACTION_SIZE, dtype)
 
 
 def gradients(network):

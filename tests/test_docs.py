@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 from fnmatch import fnmatch
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +13,10 @@ import pandas as pd
 import pytest
 import study
 import torch
-from helpers import SHORT_NPZ
+from helpers import ROOT, SHORT_NPZ
 
 import ddpg_continuous
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     ROOT / "README.md",
     *sorted(ROOT.glob("docs/*.md")),

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close, gradient, leaves
+from helpers import assert_close, continuous_batch, gradient, leaves
 
 import ddpg_continuous as script
 
@@ -31,13 +31,8 @@ def new_agents(norm, *devices, **args):
     return agents
 
 
-def new_batch(seed=0, size=64):
-    rng = np.random.default_rng(seed)
-    s, next_s = rng.normal(size=(2, size, OBSERVATION_SIZE))
-    a = rng.uniform(-1, 1, (size, ACTION_SIZE))
-    r = rng.normal(size=(size, 1))
-    terminated = rng.random((size, 1)) < 0.3
-    return [x.astype(np.float32) for x in (s, a, r, terminated, next_s)]
+def new_batch(seed=0):
+    return continuous_batch(64, seed, OBSERVATION_SIZE, ACTION_SIZE)
 
 
 def identical(one, other):

@@ -64,7 +64,7 @@ def models(monkeypatch):
     return made
 
 
-def folder(tmp_path, setting):
+def run_folder(tmp_path, setting):
     return tmp_path / "res" / "few" / "LunarLanderContinuous-v3" / setting / "seed-3"
 
 
@@ -77,12 +77,12 @@ def test_a_run_leaves_what_a_report_needs(setting, main, tmp_path):
     assert list(group.evaluations.index) == [0, 100, 200, 250]
     text = report.report_page(wanted, [group], tmp_path / "res" / "few")
     assert "hyperparams/ddpg.yml" in text
-    args = json.loads((folder(tmp_path, setting) / "args.json").read_text())["args"]
+    args = json.loads((run_folder(tmp_path, setting) / "args.json").read_text())["args"]
     assert args["policy_kwargs"] == {"net_arch": [8, 8]}
     assert (args["n_critics"], args["policy_delay"]) == {"sb3-ddpg": (1, 1), "sb3-td3": (2, 2)}[
         setting
     ]
-    episodes = pd.read_csv(folder(tmp_path, setting) / "episodes.csv")
+    episodes = pd.read_csv(run_folder(tmp_path, setting) / "episodes.csv")
     assert list(episodes["length"].cumsum()) == list(episodes["step"])
 
 
@@ -90,7 +90,7 @@ def test_an_evaluation_is_that_of_our_scripts_and_leaves_the_training_as_it_was(
     main, tmp_path, monkeypatch, models
 ):
     assert main("sb3-ddpg", "--seed", "3")[0] == 0
-    path = folder(tmp_path, "sb3-ddpg")
+    path = run_folder(tmp_path, "sb3-ddpg")
     last = pd.read_csv(path / "evaluations.csv").iloc[-1]
 
     class Unscaled(ddpg_continuous.CheckedEnv):
@@ -212,7 +212,7 @@ def test_cleanrl_sees_the_environment_as_up_to_gymnasium_0_29(cleanrl, main, tmp
     assert ends == {True, False}  # it crashed, and it reached the time limit
     assert returns.ravel() == pytest.approx(expected_returns)
 
-    path = folder(tmp_path, "cleanrl-ddpg")
+    path = run_folder(tmp_path, "cleanrl-ddpg")
     episodes = pd.read_csv(path / "episodes.csv")
     assert episodes["return"].to_numpy() == pytest.approx(expected_returns)
     assert list(episodes["length"].cumsum()) == list(episodes["step"])
@@ -245,7 +245,7 @@ def test_another_version_of_cleanrl_is_refused(cleanrl, main, tmp_path):
     with (cleanrl / "cleanrl" / "ddpg_continuous_action.py").open("a") as file:
         file.write("# changed")
     refused(main(*run, "--cleanrl", cleanrl), "another version", peers.CLEANRL_COMMIT)
-    assert not list(folder(tmp_path, "cleanrl-ddpg").parent.iterdir())
+    assert not list(run_folder(tmp_path, "cleanrl-ddpg").parent.iterdir())
 
 
 def test_every_step_of_a_peer_counts_where_its_speed_is_measured(
@@ -283,7 +283,7 @@ def test_triton_is_imported_before_tensorflow(tmp_path):
 def test_what_cannot_be_trained_is_one_line(main, tmp_path):
     refused(main("sb3-td3", "--seed", 7), "has no sb3-td3 with seed 7")
     refused(main("sb3-td3", "--time", 2, 300), "one thread: give speed.py --threads 1")
-    folder(tmp_path, "sb3-td3").mkdir(parents=True)
+    run_folder(tmp_path, "sb3-td3").mkdir(parents=True)
     refused(main("sb3-td3", "--seed", 3), "is there already")
     (tmp_path / "few.toml").write_text(STUDY.replace("eval-every = 100", ""))
     refused(main("sb3-ddpg", "--seed", 3), "has to set", "eval_every")
@@ -295,7 +295,7 @@ def test_a_folder_that_cannot_be_written_is_noticed_before_the_training(
     main, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(peers, "train_by", lambda *_: pytest.fail("it trained"))
-    path = folder(tmp_path, "sb3-td3")
+    path = run_folder(tmp_path, "sb3-td3")
     path.parent.parent.mkdir(parents=True)
     path.parent.write_text("a file where the folder should be")
     refused(main("sb3-td3", "--seed", 3), "sb3-td3")

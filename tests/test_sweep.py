@@ -13,13 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import filelock
 import pytest
 import study
-from helpers import LOGS, assert_same_logs, checkpoint_step, heed_sigint, pretend, refused
+from helpers import LOGS, ROOT, assert_same_logs, checkpoint_step, heed_sigint, pretend, refused
 
 import ddpg_continuous
 
@@ -28,7 +27,6 @@ pytest.importorskip("rich")
 
 import sweep
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = """
 question = "Does a small sweep end?"
 script = "ddpg_continuous.py"
@@ -93,7 +91,7 @@ def start(file, tmp_path):
         process.wait(60)
 
 
-def folder(tmp_path, seed, setting="default"):
+def run_folder(tmp_path, seed, setting="default"):
     return tmp_path / "res" / "small" / "Pendulum-v1" / setting / f"seed-{seed}"
 
 
@@ -124,7 +122,7 @@ def reference(tmp_path_factory):
 
 def same_as_uninterrupted(tmp_path, reference):
     for seed in (0, 1):
-        assert_same_logs(folder(tmp_path, seed), folder(reference, seed))
+        assert_same_logs(run_folder(tmp_path, seed), run_folder(reference, seed))
 
 
 def writers(path):
@@ -147,7 +145,7 @@ def parent(pid):
     return int(subprocess.run(command, capture_output=True, text=True).stdout)
 
 
-def wait_for(condition, process=None, seconds=120):
+def wait_until(condition, process=None, seconds=120):
     """Waits until a condition holds; fails if a sweep ends before."""
     until = time.monotonic() + seconds
     while not condition():
@@ -161,7 +159,7 @@ def wait_for(condition, process=None, seconds=120):
 
 def wait_for_checkpoint(path, process):
     """Waits until a run is going and has a checkpoint: the pids of its process and its worker."""
-    wait_for(lambda: checkpoint_step(path) > 0 and writers(path), process)
+    wait_until(lambda: checkpoint_step(path) > 0 and writers(path), process)
     return writers(path)[0]
 
 
@@ -181,12 +179,12 @@ def ends_with(process, status, *paths):
 def test_a_run_whose_worker_is_killed_dies_with_it_and_goes_on_bit_for_bit(
     start, tmp_path, reference
 ):
-    paths = [folder(tmp_path, seed) for seed in (0, 1)]
+    paths = [run_folder(tmp_path, seed) for seed in (0, 1)]
     process = start()
     pid, worker = wait_for_checkpoint(paths[0], process)
     os.kill(worker, signal.SIGKILL)
 
-    wait_for(lambda: pid not in dict(writers(paths[0])), seconds=60)
+    wait_until(lambda: pid not in dict(writers(paths[0])), seconds=60)
     ends_with(process, 0, *paths)
     assert log_of(paths[0]).count("$ python ddpg_continuous.py --resume") == 1
     same_as_uninterrupted(tmp_path, reference)
@@ -199,7 +197,7 @@ def test_when_one_of_two_nodes_dies_at_once_its_run_waits_for_the_lock_and_goes_
     """The node's raylet and worker die before they can clean up; their orphan notices by itself."""
     from ray.cluster_utils import Cluster
 
-    paths = [folder(tmp_path, seed) for seed in (0, 1)]
+    paths = [run_folder(tmp_path, seed) for seed in (0, 1)]
     head = {"num_cpus": 1, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
@@ -215,7 +213,7 @@ def test_when_one_of_two_nodes_dies_at_once_its_run_waits_for_the_lock_and_goes_
         with filelock.FileLock(path / ".lock", timeout=60):
             assert orphan not in [pid for pid, _ in writers(path)]
             cluster.remove_node(node, allow_graceful=False)
-            wait_for(lambda: "waiting: another process writes there" in log_of(path), process)
+            wait_until(lambda: "waiting: another process writes there" in log_of(path), process)
             time.sleep(2)
             assert writers(path) == []
             assert log_of(path).count("$ python") == 1, "it waits"
@@ -231,11 +229,11 @@ def test_when_one_of_two_nodes_dies_at_once_its_run_waits_for_the_lock_and_goes_
 def test_a_sweep_that_is_killed_takes_its_runs_with_it_and_the_same_command_ends_them_bit_for_bit(
     start, tmp_path, reference
 ):
-    paths = [folder(tmp_path, seed) for seed in (0, 1)]
+    paths = [run_folder(tmp_path, seed) for seed in (0, 1)]
     process = start()
     wait_for_checkpoint(paths[0], process)
     process.kill()
-    wait_for(lambda: not writers(paths[0]) and not writers(paths[1]), seconds=60)
+    wait_until(lambda: not writers(paths[0]) and not writers(paths[1]), seconds=60)
     ends_with(start(), 0, *paths)
     assert "--resume" in log_of(paths[0])
     same_as_uninterrupted(tmp_path, reference)
@@ -244,26 +242,26 @@ def test_a_sweep_that_is_killed_takes_its_runs_with_it_and_the_same_command_ends
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_the_runs_and_say_how_to_go_on(number, start, tmp_path):
-    paths = [folder(tmp_path, seed) for seed in (0, 1)]
+    paths = [run_folder(tmp_path, seed) for seed in (0, 1)]
     process = start()
     wait_for_checkpoint(paths[0], process)
     process.send_signal(number)
     ends_with(process, 130)
     assert "the same command goes on" in process.output.read_text()
-    wait_for(lambda: not writers(paths[0]) and not writers(paths[1]), seconds=60)
+    wait_until(lambda: not writers(paths[0]) and not writers(paths[1]), seconds=60)
 
 
 @pytest.mark.slow
 def test_a_run_that_a_signal_kills_goes_on_bit_for_bit(start, tmp_path, reference):
-    path = folder(tmp_path, 0)
+    path = run_folder(tmp_path, 0)
     process = start("--only", "seed 0")
     pid, worker = wait_for_checkpoint(path, process)
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: writers(path) not in ([], [(pid, worker)]), process)
+    wait_until(lambda: writers(path) not in ([], [(pid, worker)]), process)
     _, worker_of_new = writers(path)[0]
     assert worker_of_new == worker
     ends_with(process, 0, path)
-    assert_same_logs(path, folder(reference, 0))
+    assert_same_logs(path, run_folder(reference, 0))
 
 
 @pytest.mark.slow
@@ -278,13 +276,13 @@ def test_a_failed_run_is_shown_with_its_last_lines_the_others_go_on_and_the_stat
     assert "failed: Pendulum-v1 wrong seed 0: exit status 2" in out
     assert "1 of 2 runs trained" in out, out
     assert first_run(file, tmp_path).finished()
-    machine = json.loads((folder(tmp_path, 0) / "machine.json").read_text())
+    machine = json.loads((run_folder(tmp_path, 0) / "machine.json").read_text())
     assert machine == {"starts": [{**sweep.hardware(), **sweep.code_version()}]}
 
 
 @pytest.mark.slow
 def test_the_logs_compared_are_all_of_a_run(reference):
-    assert {path.name for path in folder(reference, 0).glob("*.csv")} == set(LOGS)
+    assert {path.name for path in run_folder(reference, 0).glob("*.csv")} == set(LOGS)
 
 
 # -------------------------------------------------------------------------------- one run's worker
@@ -567,7 +565,7 @@ def test_a_run_that_another_study_has_is_not_trained_again(finished, main, tmp_p
     other.write_text(SMALL.replace("[settings.default]", settings))
     status, out, _ = main(other, "--only", "same")
     assert status == 0
-    assert out.count(f"the same run as {folder(tmp_path, 0).parent}") == 2
+    assert out.count(f"the same run as {run_folder(tmp_path, 0).parent}") == 2
     assert main(other)[0] == "trains"
     assert main(other, "--only", "none")[1].startswith("to do")
 
@@ -811,7 +809,7 @@ def test_a_run_that_this_machine_cannot_hold_is_refused_and_a_cluster_may_grow(m
     "content", ["{", "[]", "{}", '{"script": "ddpg_continuous", "args": 3}', '{"script": "none"}']
 )
 def test_a_damaged_run_is_one_line_and_left_alone(content, file, main, tmp_path):
-    path = folder(tmp_path, 0)
+    path = run_folder(tmp_path, 0)
     path.mkdir(parents=True)
     (path / "args.json").write_text(content)
     refused(main(file), str(path), "cannot be used")
