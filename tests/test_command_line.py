@@ -5,10 +5,12 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from helpers import (
@@ -28,6 +30,24 @@ import ddpg_continuous as script
 
 pytestmark = pytest.mark.usefixtures("folder")
 FLAGS = (*POINT, "--total-timesteps", 60, "--eval-every", 30)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory of a finished run: never changed, but copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(script, "plot", lambda *_: None)
+        patch.setattr(sys, "argv", [script.SCRIPT, *map(str, FLAGS), "--run-name", "run"])
+        script.run_command()
+    return folder / "runs/run"
+
+
+@pytest.fixture
+def run(finished, folder):
+    """The directory of a finished run, one's own copy."""
+    return Path(shutil.copytree(finished, folder / "runs/run"))
 
 
 # -------------------------------------------------------------------------------------------- paths
@@ -112,24 +132,22 @@ def test_a_file_in_the_place_of_the_run_is_refused(command, folder):
     ],
 )
 def test_an_args_json_edited_by_hand_is_held_to_the_types_that_args_declares(
-    name, value, command, folder
+    name, value, command, run
 ):
-    assert command(*FLAGS, "--run-name", "run")[0] == 0
-    change_arguments(folder / "runs/run", **{name: value})
-    before = snapshot(folder / "runs/run")
+    change_arguments(run, **{name: value})
+    before = snapshot(run)
     refused(command("--resume", "runs/run"), "args.json", name)
-    assert snapshot(folder / "runs/run") == before
+    assert snapshot(run) == before
 
 
-def test_an_integer_where_args_declares_a_float_is_accepted(command, folder):
-    assert command(*FLAGS, "--run-name", "run")[0] == 0
-    change_arguments(folder / "runs/run", gamma=1)
+def test_an_integer_where_args_declares_a_float_is_accepted(command, run):
+    change_arguments(run, gamma=1)
     assert command("--resume", "runs/run")[0] == 0
 
 
 # ---------------------------------------------------------------------------------- flags, evaluate
+@pytest.mark.usefixtures("run")
 def test_flags_at_their_defaults_are_allowed_beside_evaluate(command):
-    assert command(*FLAGS, "--run-name", "run")[0] == 0
     flags = ("--eval-episodes", 1, "--no-render", "--no-capture-video")
     assert command("--evaluate", "runs/run/best.pt", *flags)[0] == 0
 
@@ -165,8 +183,8 @@ def test_a_closed_stream_is_no_reason_to_fail_and_nothing_is_printed_into_a_file
 
 
 @pytest.mark.parametrize("flags", [("--help",), ("--evaluate", "runs/run/best.pt")])
-def test_what_nobody_reads_to_its_end_leaves_no_traceback(flags, command, start):
-    assert command(*FLAGS, "--run-name", "run")[0] == 0
+@pytest.mark.usefixtures("run")
+def test_what_nobody_reads_to_its_end_leaves_no_traceback(flags, start):
     read_end, write_end = os.pipe()
     os.close(read_end)
     process = start(*flags, program=(script.__file__,), stdout=write_end)

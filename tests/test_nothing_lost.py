@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -27,11 +29,22 @@ FLAGS = (
 )
 
 
-@pytest.fixture
-def run(command, folder):
-    """The directory of a finished run."""
-    assert command(*FLAGS)[0] == 0
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The directory of a finished run: never changed, but copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(script, "plot", lambda *_: None)
+        patch.setattr(sys, "argv", [script.SCRIPT, *map(str, FLAGS)])
+        script.run_command()
     return folder / "runs/run"
+
+
+@pytest.fixture
+def run(finished, folder):
+    """The directory of a finished run, one's own copy."""
+    return Path(shutil.copytree(finished, folder / "runs/run"))
 
 
 # -------------------------------------------------------------------------------------- checkpoints
