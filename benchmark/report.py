@@ -1061,7 +1061,8 @@ The commands "at a glance" leave out the task and the flags of length (`--total-
 BESIDE = """
 Here: mean and standard deviation, over the seeds, of the last evaluation. RL Zoo's standard
 deviation is over the episodes of one agent; it compares with the spread within an evaluation, which
-is in `evaluations.csv`. Protocols and versions of the tasks differ, as the last column says.
+is in `evaluations.csv`. On Pendulum the return depends on the start states more than on the policy.
+Protocols and versions of the tasks differ, as the last column says.
 """
 
 Groups = dict[str, list[SettingResults]]  # of each study that has results of its own, by its name
