@@ -910,8 +910,8 @@ def hardware(path: Path) -> str:
 
 # -------------------------------------------------------------------------------- a study's report
 TOGETHER = (
-    "All environments together (0: the untrained policy, 1: the threshold; the IQM leaves out a "
-    "quarter at each end):"
+    "All environments together (0: the untrained policy, 1: the threshold). The IQM leaves out a "
+    "quarter of the runs at each end, and with them most of a task that is never solved:"
 )
 IN_PAIRS = (
     "Seed by seed. *Solved earlier*: the seeds on which each setting was the first to be solved, "
@@ -1121,10 +1121,10 @@ def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
             if group.env_id in wanted.at_a_glance:
                 row = {"environment": group.env_id}
                 row["command"] = f"`{command_of(wanted, group)}`"
-                row["seeds solved"] = f"{len(group.seeds)} trained"
+                row["seeds solved"] = f"{len(group.seeds)} trained{planned(wanted, group)}"
                 if group.has_threshold:
                     solved = group.steps_to_solve().solved
-                    row["seeds solved"] = f"{solved.sum()}/{len(solved)}"
+                    row["seeds solved"] = f"{solved.sum()}/{len(solved)}{planned(wanted, group)}"
                     row["at the end"] = f"{group.solved_at_the_end.sum()}/{len(solved)}"
                     row["median step"] = f"{median_step(group)} of {group.length}"
                 row["last evaluation: mean ± std"] = mean_and_std(group.last)
@@ -1133,6 +1133,16 @@ def at_a_glance(studies: list[study.Study], groups: Groups) -> str:
     environments = unique([row["environment"] for row in rows])
     rows.sort(key=lambda row: environments.index(row["environment"]))
     return markdown(pd.DataFrame(rows).fillna("–"))
+
+
+def planned(wanted: study.Study, group: SettingResults) -> str:
+    """How many seeds a setting is to have, in brackets; empty if all are finished."""
+    of_setting = [
+        run for run in wanted.runs if (run.env_id, run.setting) == (group.env_id, group.setting)
+    ]
+    if len(of_setting) == len(group.seeds):
+        return ""
+    return f" (of {len(of_setting)} planned)"
 
 
 def command_of(wanted: study.Study, group: SettingResults) -> str:

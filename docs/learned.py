@@ -104,7 +104,7 @@ def draw(path: Path) -> Figure:
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     policy, value, gradient = figure.subplots(1, 3, sharey=True)
     figure.colorbar(policy.pcolormesh(x, y, mu.reshape(x.shape), **POLICY_COLOURS))
-    policy.plot(*states(env_id, episode), "k.", ms=3)
+    policy.plot(*states(env_id, episode), "ko", ms=4, mec="w", mew=0.5)
     policy.set_title("μ(s), and an episode played by it")
     limits = {"vmin": replayed_q.min(), "vmax": replayed_q.max()}  # elsewhere Q is extrapolated
     figure.colorbar(value.pcolormesh(x, y, q.reshape(x.shape), **limits))

@@ -789,23 +789,24 @@ def test_the_short_table_by_hand():
     table = report.at_a_glance([wanted], {"mujoco": [hopper, cheetah, other]})
     command = "`ddpg_keras.py --noise-sigma 0.1`"
     assert cells(table)[2:] == [
-        ["Hopper-v5", command, "2/2", "1/2", "10 of 20", "9,100 ± 141.4"],
-        ["HalfCheetah-v5", command, "1 trained", "–", "–", "0.0"],
+        ["Hopper-v5", command, "2/2 (of 3 planned)", "1/2", "10 of 20", "9,100 ± 141.4"],
+        ["HalfCheetah-v5", command, "1 trained (of 3 planned)", "–", "–", "0.0"],
     ]
 
 
 def test_the_short_table_has_what_two_studies_share_once_and_keeps_an_environment_together():
     pendulum, double_pendulum = "Pendulum-v1", "InvertedDoublePendulum-v5"
-    classic = [setting_results(x, "default") for x in (pendulum, double_pendulum)]
-    tensorflow = [setting_results(pendulum, "default", (5.0, 6.0))]
+    classic = [setting_results(pendulum, "default", (5.0,) * 20)]
+    classic.append(setting_results(double_pendulum, "default", (5.0,) * 10))
+    tensorflow = [setting_results(pendulum, "default", (5.0,) * 10)]
     groups = {"classic": classic, "again": classic, "tensorflow": tensorflow}
     again = dataclasses.replace(study.load("classic"), name="again")
     studies = [study.load("classic"), again, study.load("tensorflow")]
     rows = cells(report.at_a_glance(studies, groups))[2:]
     assert [(row[0], row[2]) for row in rows] == [
-        (pendulum, "1/1"),
-        (pendulum, "2/2"),
-        (double_pendulum, "1/1"),
+        (pendulum, "20/20"),
+        (pendulum, "10/10"),
+        (double_pendulum, "10/10"),
     ]
 
 
