@@ -320,7 +320,7 @@ class Run:
         """Environment variables that the run needs."""
         if self.backend is None:
             return {}
-        return {"KERAS_BACKEND": self.backend}
+        return {"KERAS_BACKEND": self.backend, "OMP_NUM_THREADS": "1"}
 
     def options(self) -> list[str]:
         """The script and its flags, as words of a command line."""

@@ -59,6 +59,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 MAX_KILLS = 3  # a run that signals have killed so often has failed (out of memory?)
 TERMINATED = 128 + signal.SIGTERM  # a script's exit status after SIGTERM
+IN_USE = "is in use: another process writes to it"  # says a script whose directory is locked
 LAST_LINES = 10  # of a failed run's output
 CSVS = ["episodes", "evaluations", "updates"]  # of a run
 TAIL = 65_536  # bytes at the end of a CSV among which its last row stands
@@ -103,8 +104,8 @@ def train_until_it_ends(run: study.Run, folder: Path, log: TextIO) -> str:
             return "it ended before its last step"
         if status == TERMINATED:
             status = -signal.SIGTERM
-        if status > 0 and not is_locked(run.path):  # locked: another sweep has begun it meanwhile
-            return f"exit status {status}"
+        if status > 0 and not is_locked(run.path) and not was_in_use(run):
+            return f"exit status {status}"  # else another sweep has begun it meanwhile, or looked
         if status < 0:
             kills += 1
     return f"killed {MAX_KILLS} times, at last by signal {-status}"
@@ -124,6 +125,12 @@ def is_locked(path: Path) -> bool:
             return False
     except filelock.Timeout:
         return True
+
+
+def was_in_use(run: study.Run) -> bool:
+    """Whether the run's last process found another one in its directory."""
+    lines = run.log.read_text(errors="replace").splitlines()
+    return bool(lines) and IN_USE in lines[-1]
 
 
 def options_to_start(run: study.Run) -> list[str] | None:
