@@ -260,16 +260,23 @@ class OldVectorEnv(SyncVectorEnv):
         return observations, rewards, terminations, truncations, infos
 
 
-def train_by_cleanrl(
-    folder: Path, seed: int, steps: int, watcher: Watcher, **others: object
-) -> dict:
-    """Trains by CleanRL's script, as it stands in its repository. Gives its settings."""
+def cleanrl_script(folder: Path | None) -> Path:
+    """CleanRL's script in its repository; StudyError if it is not the version that is measured."""
+    if folder is None:
+        raise study.StudyError(f"{CLEANRL} needs --cleanrl FOLDER, with CleanRL's repository")
     script = folder.absolute() / CLEANRL_SCRIPT
     if not script.is_file():
         raise study.StudyError(f"--cleanrl: there is no {script}; give CleanRL's repository")
-    source = script.read_bytes()
-    if hashlib.sha256(source).hexdigest() != CLEANRL_SHA256:
+    if hashlib.sha256(script.read_bytes()).hexdigest() != CLEANRL_SHA256:
         raise study.StudyError(f"{script} is another version: check out {CLEANRL_COMMIT}")
+    return script
+
+
+def train_by_cleanrl(
+    folder: Path | None, seed: int, steps: int, watcher: Watcher, **others: object
+) -> dict:
+    """Trains by CleanRL's script, as it stands in its repository. Gives its settings."""
+    script = cleanrl_script(folder)
     flags = {"env_id": ENV_ID, "total_timesteps": steps, "seed": seed, "cuda": False, **others}
     program = {"__name__": "__main__", "__file__": str(script)}
 
@@ -283,7 +290,7 @@ def train_by_cleanrl(
     watcher.policy = policy
     argv = [script.name, *study.as_options(flags)]
     path = [str(folder.absolute()), *sys.path]  # for its package cleanrl_utils
-    code = compile(source, script, "exec")
+    code = compile(script.read_bytes(), script, "exec")
     with (
         patch.object(gymnasium.vector, "SyncVectorEnv", make_envs),
         patch.object(sys, "argv", argv),
@@ -298,6 +305,8 @@ def train_by_cleanrl(
 # -------------------------------------------------------------------------------------------- a run
 def train(run: study.PeerRun, cleanrl: Path | None) -> None:
     """Trains a run to its end, and writes all its files then."""
+    if run.setting == CLEANRL:
+        cleanrl_script(cleanrl)  # before anything is written
     run.path.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=run.path.parent).close()  # may it be written? Else not after hours
     recorder = Recorder(run)
@@ -328,8 +337,6 @@ def train_by(
     torch.set_num_threads(1)
     if setting != CLEANRL:
         return train_by_library(setting, seed, steps, watcher, **others)
-    if cleanrl is None:
-        raise study.StudyError(f"{CLEANRL} needs --cleanrl FOLDER, with CleanRL's repository")
     return train_by_cleanrl(cleanrl, seed, steps, watcher, **others)
 
 

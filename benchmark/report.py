@@ -580,6 +580,8 @@ def solved_earlier(first: SettingResults, other: SettingResults, seeds: list[int
     if num_other + num_first == 0:
         return text
     p = stats.binomtest(num_other, num_other + num_first).pvalue
+    if p < 0.001:
+        return f"{text} (p < 0.001)"
     return f"{text} (p = {p:.2g})"
 
 

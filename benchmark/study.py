@@ -529,7 +529,8 @@ def check_keys(content: dict) -> None:
             raise StudyError("every environment and every setting is a table of flags")
     if content.get("keras-backend", BACKENDS[0]) not in BACKENDS:
         raise StudyError(f"keras-backend is one of {', '.join(BACKENDS)}")
-    wrong = [x for x in content.get("at-a-glance", []) if x not in list(content["environments"])]
+    env_ids = list(content["environments"])  # a list: what at-a-glance holds may be anything
+    wrong = [x for x in content.get("at-a-glance", []) if x not in env_ids]
     if wrong:
         raise StudyError(f"at-a-glance names {wrong[0]}, which is not among the environments")
 
@@ -570,7 +571,7 @@ def read_runs(content: dict, folder: Path) -> list[Run | PeerRun]:
     runs = []
     for env_id in content["environments"]:
         for setting in content["settings"]:
-            if not re.fullmatch(r"\w[\w.+-]*", setting):
+            if not re.fullmatch(r"[^\W_][\w.+-]*", setting):
                 allowed = "letters, digits and . + - _, and begins with a letter or digit"
                 raise StudyError(f"a setting's name has {allowed}, unlike {setting!r}")
             env_folder = folder / re.sub(r"[^\w.-]", "-", env_id)
@@ -616,9 +617,12 @@ def read_seeds(content: dict, env_id: str, setting: str, folder: Path) -> list[R
 
 def with_underscores(table: dict[str, object]) -> dict[str, object]:
     """Flags by their names in the script; StudyError if one stands there in both spellings."""
-    flags = {name.replace("-", "_"): value for name, value in table.items()}
-    if len(flags) < len(table):
-        raise StudyError(f"a flag is set twice, with - and with _: {', '.join(table)}")
+    flags = {}
+    for name, value in table.items():
+        with_underscore = name.replace("-", "_")
+        if with_underscore in flags:
+            raise StudyError(f"{name} is set twice, with - and with _")
+        flags[with_underscore] = value
     return flags
 
 

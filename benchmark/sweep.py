@@ -93,6 +93,7 @@ def train_until_it_ends(run: study.Run, folder: Path, log: TextIO) -> str:
             save_machine(run)
             return ""
         note_start(run, is_resumed="--resume" in options)
+        begin = log_size(run)
         status = run_process(run, options, folder, log)
         if run.finished():
             save_machine(run)
@@ -104,7 +105,7 @@ def train_until_it_ends(run: study.Run, folder: Path, log: TextIO) -> str:
             return "it ended before its last step"
         if status == TERMINATED:
             status = -signal.SIGTERM
-        if status > 0 and not is_locked(run.path) and not was_in_use(run):
+        if status > 0 and not is_locked(run.path) and not was_in_use(run, begin):
             return f"exit status {status}"  # else another sweep has begun it meanwhile, or looked
         if status < 0:
             kills += 1
@@ -127,10 +128,12 @@ def is_locked(path: Path) -> bool:
         return True
 
 
-def was_in_use(run: study.Run) -> bool:
-    """Whether the run's last process found another one in its directory."""
-    lines = run.log.read_text(errors="replace").splitlines()
-    return bool(lines) and IN_USE in lines[-1]
+def was_in_use(run: study.Run, begin: int) -> bool:
+    """Whether a process whose output begins at this byte of the log found another one there.
+
+    The last line will not do: another sweep may write to the log, too.
+    """
+    return IN_USE.encode() in run.log.read_bytes()[begin:]
 
 
 def options_to_start(run: study.Run) -> list[str] | None:

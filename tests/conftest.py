@@ -13,12 +13,12 @@ import matplotlib
 import pytest
 import speed
 import study
-from helpers import SMOKE, process_variables
+from helpers import OF_THE_SHELL, SMOKE, process_variables
 from toy_environments import EVENTS, Toy
 
 import ddpg_continuous
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # whatever one's own keras.json says
+os.environ["KERAS_BACKEND"] = OF_THE_SHELL["KERAS_BACKEND"]
 study.import_triton_first()  # some tests import TensorFlow
 matplotlib.use("Agg")  # needs no display
 

@@ -15,7 +15,8 @@ import torch
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util.tensor_util import make_ndarray
 
-OF_THE_SHELL = dict(os.environ)  # before a script is imported, which sets what its engine reads
+# Before a script is imported, which sets what its engine reads; whatever one's keras.json says
+OF_THE_SHELL = {"KERAS_BACKEND": "tensorflow", **os.environ}
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / "tests" / "environments"
 LOGS = ("episodes.csv", "evaluations.csv", "updates.csv")

@@ -504,7 +504,9 @@ def test_a_state_looks_the_same_whatever_other_environments_do_and_whatever_was_
         see_from_one_place("InvertedPendulum-v5")
         see_from_one_place("Reacher-v5")
     """
-    variables = {"MUJOCO_GL": "egl", **os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    if sys.platform == "linux":
+        variables.setdefault("MUJOCO_GL", "egl")
     can_render = "import mujoco; mujoco.GLContext(8, 8).make_current()"
     probe = subprocess.run([sys.executable, "-c", can_render], env=variables, capture_output=True)
     if probe.returncode != 0:

@@ -307,6 +307,8 @@ def test_which_setting_was_solved_earlier_is_counted_seed_by_seed():
     assert in_pairs([first, other])["solved earlier"].to_list() == ["two 5, one 1 (p = 0.22)"]
     never = solved_at("two", [None] * 9)
     assert in_pairs([never, first])["solved earlier"].to_list() == ["one 7, two 0 (p = 0.016)"]
+    twelve = in_pairs([solved_at("one", [20] * 12), solved_at("two", [10] * 12)])
+    assert twelve["solved earlier"].to_list() == ["two 12, one 0 (p < 0.001)"]
     assert in_pairs([first, solved_at("same", [10, 30, 40, None, 20, 30, 20, None, 40])])[
         "solved earlier"
     ].to_list() == ["same 0, one 0"]

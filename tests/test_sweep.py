@@ -355,6 +355,7 @@ def test_a_run_that_found_its_directory_in_use_for_a_moment_is_begun_again(
             sys.exit(3)
         first.touch()
         print("the directory {sweep.IN_USE}")
+        print("another node, with its date")  # the other sweep's
         sys.exit(2)
     """
     replace_process(monkeypatch, program)
