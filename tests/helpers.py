@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -84,6 +85,32 @@ def run_until_killed(script, step, command, monkeypatch, *flags):
         patch.setattr(script.Run, "after_step", die)
         with pytest.raises(Killed):
             command(*flags)
+
+
+def train_in(folder, script, *flags):
+    """Trains by a script's command line, in this process and in this folder.
+
+    The flags name the run "run". Gives its directory.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(script, "plot", lambda *_: None)
+        patch.setattr(sys, "argv", [script.SCRIPT, *map(str, flags)])
+        script.run_command()
+    return folder / "runs" / "run"
+
+
+def note_terminated(script, monkeypatch):
+    """A list that gets, for each transition, whether it is stored as a terminal one."""
+    stored = []
+    add = script.ReplayBuffer.add
+
+    def note_and_add(replay, s, a, r, terminated, next_s):
+        stored.append(terminated)
+        add(replay, s, a, r, terminated, next_s)
+
+    monkeypatch.setattr(script.ReplayBuffer, "add", note_and_add)
+    return stored
 
 
 def wait_for(condition, process):

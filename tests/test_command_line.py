@@ -23,6 +23,7 @@ from helpers import (
     refused,
     snapshot,
     summary,
+    train_in,
     wait_for,
 )
 
@@ -35,13 +36,7 @@ FLAGS = (*POINT, "--total-timesteps", 60, "--eval-every", 30)
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The directory of a finished run: never changed, but copied."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(script, "plot", lambda *_: None)
-        patch.setattr(sys, "argv", [script.SCRIPT, *map(str, FLAGS), "--run-name", "run"])
-        script.run_command()
-    return folder / "runs/run"
+    return train_in(tmp_path_factory.mktemp("finished"), script, *FLAGS, "--run-name", "run")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +17,7 @@ from helpers import (
     refused,
     snapshot,
     summary,
+    train_in,
 )
 
 import ddpg_continuous as script
@@ -32,13 +32,7 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The directory of a finished run: never changed, but copied."""
-    folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(script, "plot", lambda *_: None)
-        patch.setattr(sys, "argv", [script.SCRIPT, *map(str, FLAGS)])
-        script.run_command()
-    return folder / "runs/run"
+    return train_in(tmp_path_factory.mktemp("finished"), script, *FLAGS)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from helpers import (
     assert_same_logs,
     cut_off,
     identical,
+    note_terminated,
     refused,
     run_until_killed,
     snapshot,
@@ -80,14 +81,7 @@ def assert_same_run(script, run, reference):
 def test_only_a_terminal_state_is_stored_as_one_also_where_a_time_limit_comes_at_once(
     script, toy, command, monkeypatch
 ):
-    stored = []
-    add = script.ReplayBuffer.add
-
-    def noting(replay, s, a, r, terminated, next_s):
-        stored.append(terminated)
-        add(replay, s, a, r, terminated, next_s)
-
-    monkeypatch.setattr(script.ReplayBuffer, "add", noting)
+    stored = note_terminated(script, monkeypatch)
     flags = ("--total-timesteps", 96, "--learning-starts", 96, "--eval-every", 0)
     assert command(*SHORT_NPZ, "--env-id", toy(), *flags, "--run-name", "run")[0] == 0
     happened = [event for event in EVENTS if event.what == "step"]

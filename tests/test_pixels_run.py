@@ -23,6 +23,7 @@ from helpers import (
     checkpoint_step,
     kill_after_its_first_checkpoint,
     load,
+    note_terminated,
     refused,
     run_until_killed,
     snapshot,
@@ -237,14 +238,7 @@ def test_only_a_terminal_state_is_stored_as_one_also_where_a_time_limit_comes_at
     command, monkeypatch
 ):
     """Clock's episodes: 3 decisions that terminate, and 2 up to a time limit."""
-    stored = []
-    add = ddpg_pixels.ReplayBuffer.add
-
-    def noting(replay, s, a, r, terminated, next_s):
-        stored.append(terminated)
-        add(replay, s, a, r, terminated, next_s)
-
-    monkeypatch.setattr(ddpg_pixels.ReplayBuffer, "add", noting)
+    stored = note_terminated(ddpg_pixels, monkeypatch)
     flags = ("--env-id", "pixel_environments:Clock-v0", "--total-timesteps", 20)
     assert command(*SHORT, *flags, "--eval-every", 0, "--run-name", "run")[0] == 0
     assert stored == 4 * [False, False, True, False, False]

@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import filelock
 import numpy as np
@@ -141,22 +142,23 @@ def is_locked(run):
     return False
 
 
+SIXTY_STEPS = ddpg_continuous.Args(
+    env_id="point_environments:Point-v0",
+    hidden_sizes=(8, 8),
+    batch_size=8,
+    learning_starts=20,
+    total_timesteps=60,
+    eval_every=0,
+    checkpoint_every=20,
+)
+
+
 def test_one_process_trains_twice_and_resumes(folder, monkeypatch):
     monkeypatch.setattr(ddpg_continuous, "plot", lambda *_: None)
-    settings = {
-        "env_id": "point_environments:Point-v0",
-        "hidden_sizes": (8, 8),
-        "batch_size": 8,
-        "learning_starts": 20,
-        "total_timesteps": 60,
-        "eval_every": 0,
-        "checkpoint_every": 20,
-    }
     for name in ("one", "two"):
-        ddpg_continuous.train(ddpg_continuous.Args(**settings, run_name=name))
+        ddpg_continuous.train(replace(SIXTY_STEPS, run_name=name))
         assert not is_locked(folder / "runs" / name)
-    settings["total_timesteps"] = 80
-    ddpg_continuous.train(ddpg_continuous.Args(**settings, resume="runs/one"))
+    ddpg_continuous.train(replace(SIXTY_STEPS, total_timesteps=80, resume="runs/one"))
     assert not is_locked(folder / "runs/one")
     assert summary(folder / "runs/one")["steps"] == 80
     assert summary(folder / "runs/two")["steps"] == 60
@@ -165,16 +167,7 @@ def test_one_process_trains_twice_and_resumes(folder, monkeypatch):
 def test_a_training_in_another_thread_than_the_main_one_runs_through(folder, monkeypatch):
     """Signals belong to the main one."""
     monkeypatch.setattr(ddpg_continuous, "plot", lambda *_: None)
-    args = ddpg_continuous.Args(
-        env_id="point_environments:Point-v0",
-        hidden_sizes=(8, 8),
-        batch_size=8,
-        learning_starts=20,
-        total_timesteps=60,
-        eval_every=30,
-        eval_episodes=1,
-        run_name="run",
-    )
+    args = replace(SIXTY_STEPS, eval_every=30, eval_episodes=1, run_name="run")
     with ThreadPoolExecutor(1) as pool:
         pool.submit(ddpg_continuous.train, args).result()
     assert summary(folder / "runs/run")["steps"] == 60
